@@ -1,0 +1,217 @@
+"""The loop of training, for any algorithm: a host loop over one compiled program that makes several updates for all seeds.
+
+Between programs ("chunks") there is time for logging, evaluation and checkpoints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+from tqdm import tqdm
+
+from adarena.agents import checkpoint as checkpoints
+from adarena.envs.core import Env
+
+InitFn = Callable[[Any, Env, Any, jax.Array], Any]
+"""``(config, env, params, key) -> state``, for one seed."""
+
+AdvanceFn = Callable[[Any, Env, Any, Any], tuple[Any, Any]]
+"""``(config, env, params, state) -> (state, metrics)``, one update for one seed; metrics are a dataclass of scalars."""
+
+OnChunk = Callable[[Any, pl.DataFrame], None]
+"""``(states, rows) -> None``, called after each chunk with the states stacked over seeds and the curve's new rows.
+
+The states' buffers are used again by the next chunk: evaluate or copy them, but do not keep them.
+"""
+
+
+def run(
+    init: InitFn,
+    advance: AdvanceFn,
+    config: Any,
+    env: Env,
+    params: Any,
+    *,
+    steps_per_update: int,
+    seeds: Sequence[int],
+    total_steps: int,
+    chunk_updates: int = 10,
+    on_chunk: OnChunk | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> tuple[Any, pl.DataFrame]:
+    """Trains one learner a seed under ``jax.vmap``.
+
+    Args:
+        init: Makes the state of one seed. A module-level function: it is part of the key under which programs are cached.
+        advance: Makes one update of one seed; likewise.
+        config: Hyper-parameters, a flax dataclass. A leaf is one number, or has one entry a seed.
+        env: The environment, static.
+        params: Its parameters, shared by all seeds; they are passed to the program, not built into it.
+        steps_per_update: Environment steps that one update uses.
+        seeds: Distinct whole numbers in [0, 2^32).
+        total_steps: Environment steps a seed, rounded up to whole updates.
+        chunk_updates: Updates between two looks from outside.
+        on_chunk: Called after each chunk.
+        checkpoint: Folder for a checkpoint after each chunk (after ``on_chunk``); the two newest are kept.
+        resume: Whether to go on from the newest checkpoint in ``checkpoint``, if there is one. The bits are those of a run
+            that was never stopped, provided that config, environment, parameters and seeds are the same.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The states stacked over seeds, leaves ``[S, ...]``, and the learning curve: a row a seed and update, with columns
+        ``seed``, ``update``, ``step`` (environment steps of that seed so far), one a metric, and ``wall_seconds`` (since the
+        start, at the end of the chunk; time before a resumption counts).
+
+    Raises:
+        ValueError: An argument or a config's leaf is not allowed.
+        adarena.agents.checkpoint.CheckpointError: The checkpoint is damaged, or of another run.
+    """
+    _check(seeds, total_steps, chunk_updates, checkpoint, resume)
+    updates = -(-total_steps // steps_per_update)
+    config = _spread(config, len(seeds))
+    params = jax.device_put(params)
+    identity = _identity(config, env, params, seeds) if checkpoint is not None else {}
+    states = _init_all(init, env, config, params, jnp.asarray(seeds, jnp.uint32))
+    curve = _Curve(list(seeds), steps_per_update)
+    if resume and checkpoint is not None and checkpoints.steps(checkpoint):
+        states = _resume(checkpoint, states, curve, identity)
+    started = time.perf_counter() - curve.wall_seconds
+    bar = tqdm(total=updates * steps_per_update * len(seeds), unit="step", unit_scale=True, disable=not progress)
+    with bar:
+        bar.update(curve.updates * steps_per_update * len(seeds))
+        while curve.updates < updates:
+            count = min(chunk_updates, updates - curve.updates)
+            states, metrics = _run_chunk(advance, env, chunk_updates, config, params, states, count)
+            rows = curve.add(jax.device_get(metrics), count, lambda: time.perf_counter() - started)
+            bar.update(count * steps_per_update * len(seeds))
+            bar.set_postfix_str(f"return {_last_return(rows):.4g}")
+            if on_chunk is not None:
+                on_chunk(states, rows)
+            if checkpoint is not None:
+                checkpoints.save(checkpoint, curve.updates, (states, curve.columns), metadata=curve.metadata(identity))
+    return states, curve.frame()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init_all(init: InitFn, env: Env, config: Any, params: Any, seeds: jax.Array) -> Any:
+    return jax.vmap(lambda config, seed: init(config, env, params, jax.random.key(seed)))(config, seeds)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=5)
+def _run_chunk(
+    advance: AdvanceFn, env: Env, capacity: int, config: Any, params: Any, states: Any, count: jax.Array
+) -> tuple[Any, Any]:
+    """Makes ``count`` updates; metrics have room for ``capacity``, so a short last chunk needs no second program."""
+    step = jax.vmap(lambda config, state: advance(config, env, params, state))
+    shapes = jax.eval_shape(step, config, states)[1]
+    metrics = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), shapes)
+
+    def body(index: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        states, metrics = carry
+        states, new = step(config, states)
+        return states, jax.tree.map(lambda all_rows, row: all_rows.at[index].set(row), metrics, new)
+
+    return jax.lax.fori_loop(0, count, body, (states, metrics))
+
+
+class _Curve:
+    """The learning curve as columns ``[updates, seeds]``."""
+
+    def __init__(self, seeds: list[int], steps_per_update: int) -> None:
+        self.seeds = seeds
+        self.steps_per_update = steps_per_update
+        self.columns: dict[str, np.ndarray] = {}
+
+    @property
+    def updates(self) -> int:
+        return len(self.columns["wall_seconds"]) if self.columns else 0
+
+    @property
+    def wall_seconds(self) -> float:
+        return float(self.columns["wall_seconds"][-1, 0]) if self.columns else 0.0
+
+    def add(self, metrics: Any, count: int, clock: Callable[[], float]) -> pl.DataFrame:
+        new = {field.name: np.asarray(getattr(metrics, field.name))[:count] for field in dataclasses.fields(metrics)}
+        new["wall_seconds"] = np.full((count, len(self.seeds)), clock(), np.float32)
+        before = self.updates
+        self.columns = {name: np.concatenate([self.columns[name], new[name]]) for name in new} if before else new
+        return self.frame(before)
+
+    def metadata(self, identity: dict[str, Any]) -> dict[str, Any]:
+        return {"identity": identity, "updates": self.updates, "columns": list(self.columns)}
+
+    def frame(self, start: int = 0) -> pl.DataFrame:
+        """Rows of the updates from ``start`` on, seed by seed within an update."""
+        updates = np.repeat(np.arange(start + 1, self.updates + 1), len(self.seeds))
+        seeds = np.tile(np.asarray(self.seeds, np.int64), self.updates - start)
+        values = {name: column[start:].reshape(-1) for name, column in self.columns.items()}
+        return pl.DataFrame({"seed": seeds, "update": updates, "step": updates * self.steps_per_update, **values})
+
+
+def _resume(folder: str | Path, states: Any, curve: _Curve, identity: dict[str, Any]) -> Any:
+    """The saved states; fills ``curve``. Refuses a checkpoint of another run."""
+    newest = checkpoints.steps(folder)[-1]
+    metadata = checkpoints.read_metadata(folder, newest)
+    for name, value in identity.items():
+        saved = metadata.get("identity", {}).get(name)
+        if saved != value:
+            raise checkpoints.CheckpointError(
+                f"{Path(folder)}: is a checkpoint of another run: {name} was {saved}, now {value}"
+            )
+    shape = (metadata["updates"], len(curve.seeds))
+    like = {name: jax.ShapeDtypeStruct(shape, np.float32) for name in metadata["columns"]}
+    (states, columns), _ = checkpoints.restore(folder, (states, like), step=newest)
+    curve.columns = {name: np.asarray(columns[name]) for name in metadata["columns"]}
+    return states
+
+
+def _spread(config: Any, count: int) -> Any:
+    """Gives every leaf of the config one entry a seed."""
+
+    def spread(path: Any, leaf: Any) -> jax.Array:
+        array = jnp.asarray(leaf, jnp.float32)
+        if array.ndim and array.shape != (count,):
+            name = jax.tree_util.keystr(path).lstrip(".")
+            raise ValueError(f"{name} must be one number or one a seed ({count}), got shape {array.shape}")
+        return jnp.broadcast_to(array, (count,))
+
+    return jax.tree_util.tree_map_with_path(spread, config)
+
+
+def _identity(config: Any, env: Env, params: Any, seeds: Sequence[int]) -> dict[str, Any]:
+    """What must be the same for a resumed run to be the run that was stopped."""
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    numbers = {name: str(np.asarray(value).tolist()) if isinstance(value, jax.Array) else str(value) for name, value in fields.items()}
+    return {"seeds": [int(seed) for seed in seeds], **numbers, "env": repr(env), "params": checkpoints.digest(params)}
+
+
+def _last_return(rows: pl.DataFrame) -> float:
+    """Mean over seeds of the last update's episode return; NaN where the algorithm reports none."""
+    if "episode_return" not in rows.columns:
+        return float("nan")
+    return float(rows.filter(pl.col("update") == pl.col("update").max())["episode_return"].mean())  # type: ignore[arg-type]
+
+
+def _check(seeds: Sequence[int], total_steps: int, chunk_updates: int, checkpoint: Any, resume: bool) -> None:
+    whole = all(isinstance(seed, (int, np.integer)) and 0 <= seed < 2**32 for seed in seeds)
+    if not len(seeds) or not whole or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be distinct whole numbers in [0, 2^32), at least one, got {list(seeds)!r}")
+    for name, value in (("total_steps", total_steps), ("chunk_updates", chunk_updates)):
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if total_steps >= 2**31:
+        raise ValueError(f"total_steps must be below 2^31, got {total_steps}")
+    if resume and checkpoint is None:
+        raise ValueError("checkpoint must name a folder when resume is True, got None")

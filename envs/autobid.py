@@ -1,0 +1,414 @@
+"""``adarena/AutoBid-v0``: one seat bids for its advertiser through a day, against rivals that spend their own budgets."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adarena.envs import autobid_setup as setup
+from adarena.envs import rivals
+from adarena.envs.core import Entry, Env, Key, StepResult, box_of
+from adarena.envs.market.auction import AuctionRules
+from adarena.envs.market.hindsight import hindsight
+from adarena.envs.market.ledger import Accounts, open_accounts, score
+from adarena.envs.market.response import RESPONSES, draw
+from adarena.envs.market.tick import (
+    Bidders,
+    Opportunity,
+    TickResult,
+    Visit,
+    opportunities,
+    predictions_of,
+    run_tick,
+)
+from adarena.envs.market.traffic import draw_drift, draw_volume, visit
+from adarena.envs.observation import (
+    LANDSCAPE,
+    History,
+    Outlook,
+    Seat,
+    empty_history,
+    entries,
+    observe,
+)
+
+OBJECTIVES = ("cpa", "roas", "budget")
+
+
+@flax.struct.dataclass
+class State:
+    """State of an episode. ``N`` advertisers, ``T`` ticks, ``C`` categories.
+
+    Attributes:
+        tick: Int32, ticks cleared.
+        seat: The controlled advertiser.
+        traffic: Key of the stream that chooses impressions.
+        response: Key of the stream of users' luck.
+        volume: ``[T]`` real impressions of each tick.
+        drift: ``[C, T]`` factor on each category's pCTR.
+        budget: ``[N]`` currency units.
+        target: ``[N]`` currency units per unit of value.
+        kind: ``[N]`` int32 kind of each rival, index into `adarena.envs.rivals.KINDS`.
+        control: Memory of the rivals' control laws, arrays ``[N]``.
+        accounts: Books, arrays ``[N]``.
+        last_spend: ``[N]`` currency units paid in the last tick.
+        pending: ``[T, N]`` value that will be reported in the next ``1 ... T`` ticks; None without delays.
+        history: What the seat has seen.
+        score: Score so far, of the value reported.
+    """
+
+    tick: jax.Array
+    seat: Seat
+    traffic: Key
+    response: Key
+    volume: jax.Array
+    drift: jax.Array
+    budget: jax.Array
+    target: jax.Array
+    kind: jax.Array
+    control: rivals.Control
+    accounts: Accounts
+    last_spend: jax.Array
+    pending: jax.Array | None
+    history: History
+    score: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoBid(Env):
+    """One seat sets a bid multiplier every tick; ``N - 1`` rivals run control laws on budgets and targets of their own.
+
+    **Action**: float32 ``[1]`` in [-1, 1]. The seat bids ``multiplier x target x predicted value`` on every impression of the
+    tick, with ``multiplier = max_multiplier ** action``: 0 bids the target itself (CPA x pCTR x pCVR; value / ROAS),
+    -1 an eighth of it, +1 eight times. Where no target binds (``objective="budget"``), the advertiser's usual one serves
+    as the reference.
+
+    **Observation**: float32, one entry a name, see `adarena.envs.observation.entries`.
+
+    **Reward**: float32, the change of the running score, value x min(1, (target / cost per value)^2), in units of value
+    (conversions; currency units for ``"roas"``). Undiscounted rewards add up to the day's score, so no shaping changes the
+    order of policies. With delays the running score counts what has been reported; the last tick settles the rest.
+
+    **End**: ``terminated`` after ``ticks`` ticks. A seat out of money stays and can only wait. Never ``truncated``.
+
+    **Randomness**: fixed at ``reset`` by named streams (``traffic``, ``values``, ``response``, ``rivals``), so that two
+    policies reset with one key meet the same impressions, noise and luck. The key of ``step`` is not used.
+
+    Attributes:
+        advertisers: ``N``, seats in the market.
+        ticks: ``T``, ticks in a day of 24 hours.
+        impressions: ``M``, impressions simulated a tick; each stands for (real impressions / M).
+        slots: ``K``.
+        categories: ``C``.
+        mechanism: ``"gsp"``, ``"first_price"``, ``"second_price"`` or ``"vcg"``.
+        charge: ``"impression"``, ``"click"`` or ``"conversion"``.
+        quality_ranking: Rank by bid x quality^kappa.
+        objective: ``"cpa"``: conversions under budget and CPA; ``"roas"``: value under budget and ROAS; ``"budget"``:
+            conversions under the budget alone.
+        response: ``"expected"`` books expectations (the default: less noise, same order), ``"sampled"`` draws events.
+        delay: Whether conversions are reported with a delay.
+        prediction_error: Whether predictions differ from the truth (``error_bias``, ``error_noise``, ``error_slope``).
+        traffic: ``"calibrated"``, ``"synthetic"``, ``"calibration:PATH"`` (a file of ``adarena calibrate``) or
+            ``"ipinyou:PATH"`` (replay of logs; one advertiser against logged prices).
+        correlation: Share of the variance of log values common to all advertisers.
+        category_correlation: Share common to a category.
+        spread: Standard deviation of log values.
+        blocks: Blocks of ``M`` impressions in the bank.
+        bank_seed: Seed of the bank.
+        record: Whether ``info`` carries what every slot would have cost the seat (for hindsight).
+    """
+
+    advertisers: int = 48
+    ticks: int = 48
+    impressions: int = 64
+    slots: int = 3
+    categories: int = 6
+    mechanism: str = "gsp"
+    charge: str = "impression"
+    quality_ranking: bool = False
+    objective: str = "cpa"
+    response: str = "expected"
+    delay: bool = False
+    prediction_error: bool = False
+    traffic: str = "calibrated"
+    correlation: float = 0.3
+    category_correlation: float = 0.2
+    spread: float = 0.7
+    blocks: int = 512
+    bank_seed: int = 0
+    record: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses sizes and names that no market has."""
+        AuctionRules(self.mechanism, self.slots, self.charge, self.quality_ranking)
+        setup.check_sizes(self)
+        setup.check_choice("objective", self.objective, OBJECTIVES)
+        setup.check_choice("response", self.response, RESPONSES)
+
+    @property
+    def OBSERVATION(self) -> tuple[Entry, ...]:  # type: ignore[override]
+        """The entries of the observation, in order."""
+        return entries(self.categories)
+
+    @property
+    def rules(self) -> AuctionRules:
+        """The auction's static part."""
+        return AuctionRules(self.mechanism, self.slots, self.charge, self.quality_ranking)
+
+    def default_params(self) -> setup.Params:
+        """Numbers of the default market, with its bank of impressions."""
+        return setup.default_params(self)
+
+    def validate_changes(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """Checks and converts numeric changes (see `adarena.envs.registry.make`)."""
+        return setup.validate_changes(self, changes)
+
+    def observation_space(self, params: setup.Params) -> gymnasium.spaces.Box:
+        """Bounds of every entry."""
+        return box_of(self.OBSERVATION)
+
+    def action_space(self, params: setup.Params) -> gymnasium.spaces.Box:
+        """``Box(-1, 1, (1,))``."""
+        return gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def max_steps(self, params: setup.Params) -> int:
+        """``ticks``."""
+        return self.ticks
+
+    def reset(self, key: Key, params: setup.Params) -> tuple[jax.Array, State]:
+        """Draws traffic, drift, seat, budgets, targets and rivals for a day."""
+        streams = {name: jax.random.fold_in(key, n) for n, name in enumerate(setup.STREAMS)}
+        draws = setup.draw_advertisers(self, streams["rivals"], params)
+        state = State(
+            tick=jnp.int32(0),
+            seat=draws.seat,
+            traffic=streams["traffic"],
+            response=streams["response"],
+            volume=draw_volume(
+                jax.random.fold_in(streams["traffic"], self.ticks),
+                params.bank,
+                params.daily_impressions,
+                params.traffic_noise,
+            ),
+            drift=draw_drift(
+                streams["values"],
+                self.categories,
+                self.ticks,
+                params.drift_pattern,
+                params.drift_noise,
+                params.drift_persistence,
+            ),
+            budget=draws.budget,
+            target=draws.target,
+            kind=draws.kind,
+            control=rivals.begin(draws.start),
+            accounts=open_accounts(self.advertisers),
+            last_spend=jnp.zeros(self.advertisers, jnp.float32),
+            pending=jnp.zeros((self.ticks, self.advertisers), jnp.float32) if self.delay else None,
+            history=empty_history(self.ticks),
+            score=jnp.float32(0.0),
+        )
+        return self._observe(state, params), state
+
+    def step(self, key: Key, state: State, action: jax.Array, params: setup.Params) -> StepResult:
+        """Clears one tick at the multiplier that ``action`` names."""
+        del key  # an episode's luck is fixed at reset
+        log_multiplier = jnp.clip(jnp.ravel(action)[0], -1.0, 1.0) * jnp.log(params.max_multiplier)
+        reference = self._reference(params, state.target)
+        control, levels = rivals.rival_step(state.control, self._signals(state, params), state.kind)
+        levels = levels.at[state.seat.index].set(log_multiplier)
+        worth = self._worth(params)
+        bidders = Bidders(
+            scale=jnp.exp(levels) * reference * worth,
+            factor=self._factor(state, params),
+            worth=worth,
+            remaining=jnp.maximum(state.budget - state.accounts.spend, 0.0),
+        )
+        here = self._visit(state, params)
+        luck = None
+        if self.response == "sampled":
+            luck = draw(jax.random.fold_in(state.response, state.tick), (self.slots, self.impressions))
+        result = run_tick(self.rules, here, bidders, params.terms, luck)
+        offer = opportunities(self.rules, here, state.seat.index, bidders, params.terms, result.cleared.ranking)
+        accounts, pending = self._book(state, result, params)
+        history = self._remember(state, result, offer, bidders, here, log_multiplier, params)
+        last = state.tick + 1 >= self.ticks
+        new_score = self._score(accounts, state, last)
+        reward = new_score - state.score
+        state = state.replace(
+            tick=state.tick + 1,
+            control=control,
+            accounts=accounts,
+            last_spend=result.spend,
+            pending=pending,
+            history=history,
+            score=new_score,
+        )
+        info = setup.tick_info(state, result, offer, log_multiplier, self.record)
+        return StepResult(self._observe(state, params), state, reward, last, jnp.bool_(False), info)
+
+    def metrics(self, state: State, params: setup.Params) -> dict[str, jax.Array]:
+        """The seat's accounts so far; float32 scalars, money in currency units, every conversion counted."""
+        i = state.seat.index
+        accounts, target = state.accounts, state.seat.target
+        value, cost = accounts.value[i], accounts.spend[i]
+        bound_by_target = jnp.isfinite(target)
+        ratio = jnp.where(bound_by_target, cost / jnp.maximum(jnp.where(bound_by_target, target, 1.0) * value, 1e-9), 0.0)
+        ratio = jnp.where(cost > 0.0, jnp.minimum(ratio, 100.0), 0.0)
+        return {
+            "value": value,
+            "cost": cost,
+            "score": score(value, cost, target),
+            "target": target,
+            "budget": state.seat.budget,
+            "budget_used": cost / state.seat.budget,
+            "cost_per_value": cost / jnp.maximum(value, 1e-9),
+            "cost_over_target": ratio,
+            "over_target": (ratio > 1.0).astype(jnp.float32),
+            "exposure": accounts.exposure[i],
+            "click": accounts.click[i],
+            "conversion": accounts.conversion[i],
+            "seat": i.astype(jnp.float32),
+        }
+
+    def bound(self, infos: dict[str, jax.Array], state: State, params: setup.Params) -> dict[str, jax.Array]:
+        """Hindsight bounds of a recorded episode (``record=True``), prices as the run met them.
+
+        Args:
+            infos: Stacked ``info`` of the episode, arrays ``[T, ...]``.
+            state: Its last state.
+            params: Its parameters.
+        """
+        if "opportunity_cost" not in infos:
+            return {}
+        flat = [infos[name].transpose(0, 2, 1).reshape(-1, self.slots) for name in ("opportunity_cost", "opportunity_value")]
+        best = hindsight(flat[0], flat[1], state.seat.budget, state.seat.target)
+        return {"hindsight_value": best.value, "hindsight_cost": best.cost, "hindsight_score": best.score}
+
+    def render(self, state: State, params: setup.Params) -> np.ndarray:
+        """Spend, price, win rate and CPA of the seat over the day, ``[H, W, 3]`` uint8."""
+        from adarena.envs.render import draw_day
+
+        return draw_day(state, params)
+
+    # -- the parts of a step ------------------------------------------------------------------------------------------
+
+    def _reference(self, params: setup.Params, target: jax.Array) -> jax.Array:
+        """Currency units per unit of value that multiplier 1 bids, ``[N]``."""
+        return params.base_target if self.objective == "budget" else target
+
+    def _worth(self, params: setup.Params) -> jax.Array:
+        return params.base_worth if self.objective == "roas" else jnp.ones_like(params.base_worth)
+
+    def _factor(self, state: State, params: setup.Params) -> jax.Array:
+        tick = jnp.minimum(state.tick, self.ticks - 1)
+        return state.drift[:, tick][params.category] * params.bank.ctr_factor[tick]
+
+    def _visit(self, state: State, params: setup.Params) -> Visit:
+        tick = jnp.minimum(state.tick, self.ticks - 1)
+        block = visit(state.traffic, params.bank, tick)
+        weight = params.bank.weight[block]
+        weight = weight * state.volume[tick] / jnp.maximum(weight.sum(), 1.0)
+        return Visit(params.bank, block, weight, self.objective == "roas")
+
+    def _signals(self, state: State, params: setup.Params) -> rivals.Signals:
+        daily = params.bank.daily
+        index = jnp.arange(self.ticks)
+        accounts = state.accounts
+        known = accounts.reported > 0.0
+        reference = self._reference(params, state.target)
+        over = accounts.spend / jnp.where(known, reference * accounts.reported, 1.0)
+        shape = jnp.ones(self.advertisers, jnp.float32)
+        return rivals.Signals(
+            started=shape * (state.tick > 0),
+            budget_left=1.0 - accounts.spend / state.budget,
+            traffic_left=shape * jnp.where(index >= state.tick, daily, 0.0).sum(),
+            spend_last=state.last_spend / state.budget,
+            traffic_last=shape * jnp.where(index == state.tick - 1, daily, 0.0).sum(),
+            cost_over_target=jnp.where(known, over, 1.0),
+        )
+
+    def _book(self, state: State, result: TickResult, params: setup.Params) -> tuple[Accounts, jax.Array | None]:
+        old = state.accounts
+        reported, pending = result.value, None
+        if self.delay:
+            assert state.pending is not None
+            lags = params.delay[:, None] * result.value[None, :]
+            reported = state.pending[0] + lags[0]
+            pending = jnp.concatenate([state.pending[1:], jnp.zeros_like(state.pending[:1])])
+            pending = pending.at[:-1].add(lags[1:])
+        accounts = Accounts(
+            spend=jnp.minimum(old.spend + result.spend, state.budget),
+            exposure=old.exposure + result.exposure,
+            click=old.click + result.click,
+            conversion=old.conversion + result.conversion,
+            value=old.value + result.value,
+            reported=old.reported + reported,
+        )
+        return accounts, pending
+
+    def _score(self, accounts: Accounts, state: State, last: jax.Array) -> jax.Array:
+        i = state.seat.index
+        value = jnp.where(last, accounts.value[i], accounts.reported[i])
+        return score(value, accounts.spend[i], state.seat.target)
+
+    def _remember(
+        self,
+        state: State,
+        result: TickResult,
+        offer: Opportunity,
+        bidders: Bidders,
+        here: Visit,
+        log_multiplier: jax.Array,
+        params: setup.Params,
+    ) -> History:
+        i, tick = state.seat.index, state.tick
+        reference = self._reference(params, state.target)[i]
+        unit = reference * bidders.worth[i]
+        landscape_value, landscape_cost = setup.landscape(self.rules, offer, unit, here, params.terms, LANDSCAPE)
+        potential = (self._predicted_value(state, here, params) * here.weight).sum()
+        seen = History(
+            offered=here.weight.sum() / params.winnable,
+            exposure=result.exposure[i],
+            cost=result.spend[i],
+            value=result.value[i],
+            potential=potential / params.winnable,
+            least_price=setup.least_winning_price(offer, here) / params.winnable,
+            log_multiplier=log_multiplier,
+            landscape_value=landscape_value,
+            landscape_cost=landscape_cost,
+        )
+        return jax.tree.map(lambda old, new: old.at[tick].set(new), state.history, seen)
+
+    def _predicted_value(self, state: State, here: Visit, params: setup.Params) -> jax.Array:
+        """Predicted value of each impression to the seat, ``[M]``, per exposure."""
+        i = state.seat.index
+        _, pvalue = predictions_of(here, i, self._factor(state, params)[i], params.terms)
+        basket = here.bank.worth[here.block] if here.basket else 1.0
+        return pvalue * basket * self._worth(params)[i]
+
+    def _observe(self, state: State, params: setup.Params) -> jax.Array:
+        i = state.seat.index
+        here = self._visit(state, params)
+        weight = here.weight
+        value_now = (self._predicted_value(state, here, params) * weight).sum() / jnp.maximum(weight.sum(), 1e-9)
+        reference = self._reference(params, state.target)[i]
+        reported, spend = state.accounts.reported[i], state.accounts.spend[i]
+        over = spend / jnp.maximum(reference * reported, 1e-9)
+        outlook = Outlook(
+            tick=state.tick,
+            daily=params.bank.daily,
+            daily_impressions=params.daily_impressions,
+            volume_now=state.volume[jnp.minimum(state.tick, self.ticks - 1)],
+            value_now=value_now,
+            budget_left=1.0 - spend / state.seat.budget,
+            cost_over_target=jnp.where(reported > 0.0, over, 1.0),
+            progress=reported * reference / state.seat.budget,
+        )
+        return observe(state.seat, outlook, state.history, reference, self.categories)

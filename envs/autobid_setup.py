@@ -1,0 +1,388 @@
+"""Numbers behind `adarena.envs.autobid`: its parameters, their defaults and checks, and what is drawn at reset."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adarena.envs.data.calibration import Calibration
+from adarena.envs.market.auction import AuctionRules
+from adarena.envs.market.response import delay_distribution, exposure_probability
+from adarena.envs.market.tick import Opportunity, Terms, TickResult, Visit
+from adarena.envs.market.traffic import Bank, generated_bank
+from adarena.envs.market.values import ValueModel
+from adarena.envs.observation import Seat
+from adarena.envs.rivals import KINDS
+
+if TYPE_CHECKING:
+    from adarena.envs.autobid import AutoBid, State
+
+STREAMS = ("traffic", "values", "response", "rivals")
+"""Named random streams; stream ``n`` of an episode is ``fold_in(reset key, n)``."""
+
+# AuctionNet's config: 48 advertisers, CPA targets 60 ... 130 once in each category of eight, budget about 280,000 / CPA;
+# 10,416 impressions a tick and 48 advertisers; mean pCTR x pCVR 5e-4 (alimama-tech/AuctionNet @ c20de63).
+_CPA = tuple(60.0 + 10.0 * step for step in (4, 1, 3, 5, 0, 7, 6, 2))
+_BUDGET_TIMES_CPA = 280_000.0
+_IMPRESSIONS_PER_ADVERTISER = 10_416.0
+_MEAN_CTR, _MEAN_CVR = 0.01, 0.05
+
+
+@flax.struct.dataclass
+class Params:
+    """Numbers of a market; float32 scalars unless said. Currency units are AuctionNet's (CPA targets near 100).
+
+    Attributes:
+        bank: Impressions.
+        terms: The platform's numbers: reserve, kappa, exposure, cascade, outside price, prediction error.
+        category: ``[N]`` int32.
+        base_budget: ``[N]`` usual budget, currency units a day.
+        base_target: ``[N]`` usual target, currency units per unit of value (CPA; 1 / ROAS).
+        base_worth: ``[N]`` currency units that a conversion is worth (objective ``"roas"``).
+        seat: Int32, the controlled advertiser; -1 draws one per episode.
+        budget_scale_low: Seat's budget over its usual one is log-uniform between this
+        budget_scale_high: and this.
+        target_scale_low: Seat's target over its usual one is log-uniform between this
+        target_scale_high: and this.
+        max_multiplier: Multiplier at action 1; its inverse at -1.
+        rival_budget_noise: Standard deviation of the log of a rival's budget over its usual one.
+        rival_target_noise: Likewise for its target.
+        rival_start_mean: Mean log multiplier at which rivals start the day.
+        rival_start_noise: Its standard deviation.
+        rival_mix: ``[4]`` shares of `adarena.envs.rivals.KINDS`.
+        daily_impressions: Real impressions of a day, on average.
+        traffic_noise: Standard deviation of the log of a traffic factor common to four ticks.
+        drift_pattern: Amplitude, in logs, of each category's own daily pattern of values.
+        drift_noise: Standard deviation, in logs, of the random drift of each category's values, per eight ticks.
+        drift_persistence: Correlation of that drift from one eight ticks to the next.
+        winnable: Share of auctions that can be won at all; the rest lower the win rate seen and nothing else.
+        delay: ``[T]`` probability that a conversion is reported after 0, 1, ... ticks.
+    """
+
+    bank: Bank
+    terms: Terms
+    category: jax.Array
+    base_budget: jax.Array
+    base_target: jax.Array
+    base_worth: jax.Array
+    seat: jax.Array
+    budget_scale_low: jax.Array
+    budget_scale_high: jax.Array
+    target_scale_low: jax.Array
+    target_scale_high: jax.Array
+    max_multiplier: jax.Array
+    rival_budget_noise: jax.Array
+    rival_target_noise: jax.Array
+    rival_start_mean: jax.Array
+    rival_start_noise: jax.Array
+    rival_mix: jax.Array
+    daily_impressions: jax.Array
+    traffic_noise: jax.Array
+    drift_pattern: jax.Array
+    drift_noise: jax.Array
+    drift_persistence: jax.Array
+    winnable: jax.Array
+    delay: jax.Array
+
+
+TERMS = ("reserve", "kappa", "exposure", "cascade", "outside_price", "error_bias", "error_noise", "error_slope")
+"""Numeric fields that live in ``Params.terms`` and may be given to ``make`` by name."""
+
+_POSITIVE, _SHARE, _NOT_NEGATIVE, _ANY = (1e-12, math.inf), (0.0, 1.0), (0.0, math.inf), (-math.inf, math.inf)
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("base_budget", "base_target", "base_worth", "daily_impressions", "winnable"), _POSITIVE),
+    **dict.fromkeys(("budget_scale_low", "budget_scale_high", "target_scale_low", "target_scale_high"), _POSITIVE),
+    **dict.fromkeys(("rival_budget_noise", "rival_target_noise", "rival_start_noise", "traffic_noise"), _NOT_NEGATIVE),
+    **dict.fromkeys(("drift_pattern", "drift_noise", "reserve", "kappa", "outside_price", "error_noise"), _NOT_NEGATIVE),
+    **dict.fromkeys(("exposure", "rival_mix", "delay"), _SHARE),
+    **dict.fromkeys(("rival_start_mean", "error_bias"), _ANY),
+    "error_slope": _POSITIVE,
+    "drift_persistence": (0.0, 0.999),
+    "max_multiplier": (1.0 + 1e-6, 1e3),
+    "winnable": (1e-6, 1.0),
+}
+
+
+def check_choice(field: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raises ValueError where ``value`` is not one of ``allowed``."""
+    if value not in allowed:
+        raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def check_sizes(env: AutoBid) -> None:
+    """Raises ValueError for a size or share that no market has."""
+    for field, low, high in (
+        ("advertisers", 1, 4096),
+        ("ticks", 2, 2880),
+        ("impressions", 1, 1 << 20),
+        ("categories", 1, 4096),
+        ("blocks", 1, 1 << 20),
+        ("bank_seed", 0, (1 << 31) - 1),
+    ):
+        value = getattr(env, field)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(f"{field} must be a whole number from {low} to {high}, got {value!r}")
+    for field in ("correlation", "category_correlation"):
+        value = getattr(env, field)
+        if not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
+            raise ValueError(f"{field} must lie in [0, 1], got {value!r}")
+    if env.correlation + env.category_correlation > 1.0:
+        total = env.correlation + env.category_correlation
+        raise ValueError(f"correlation + category_correlation must be at most 1, got {total:g}")
+    if not isinstance(env.spread, (int, float)) or not 0.0 <= env.spread <= 3.0:
+        raise ValueError(f"spread must lie in [0, 3] (sd of log value), got {env.spread!r}")
+    if env.traffic not in ("calibrated", "synthetic") and env.traffic.partition(":")[0] not in ("calibration", "ipinyou"):
+        raise ValueError(
+            f"traffic must be 'calibrated', 'synthetic', 'calibration:PATH' or 'ipinyou:PATH', got {env.traffic!r}"
+        )
+    if env.traffic.startswith("ipinyou:") and env.advertisers != 1:
+        raise ValueError(
+            f"advertisers must be 1 with traffic 'ipinyou:PATH' (one bidder against logged prices), got {env.advertisers}"
+        )
+
+
+def default_params(env: AutoBid) -> Params:
+    """The default numbers for the sizes of ``env``, with its bank."""
+    if env.traffic.startswith("ipinyou:"):
+        from adarena.envs.replay import replay_params
+
+        return replay_params(env)
+    rng = np.random.default_rng(env.bank_seed)
+    n = env.advertisers
+    category = np.arange(n) * env.categories // n
+    cpa = np.resize(np.asarray(_CPA), n)
+    level = np.exp(rng.normal(0.0, 0.3, n))
+    bank = _bank(env, category, level)
+    worth = 2.0 * cpa if env.objective == "roas" else np.ones(n)
+    return params_of(
+        env,
+        bank,
+        category=category,
+        base_budget=_BUDGET_TIMES_CPA / cpa,
+        base_target=np.full(n, 0.5) if env.objective == "roas" else cpa,
+        base_worth=worth,
+        daily_impressions=_IMPRESSIONS_PER_ADVERTISER * n,
+    )
+
+
+def params_of(
+    env: AutoBid,
+    bank: Bank,
+    *,
+    category: np.ndarray,
+    base_budget: np.ndarray,
+    base_target: np.ndarray,
+    base_worth: np.ndarray,
+    daily_impressions: float,
+    **changes: Any,
+) -> Params:
+    """Fills in every number that does not depend on where the traffic comes from."""
+    numbers = {
+        "seat": jnp.int32(-1),
+        "budget_scale_low": 0.5,
+        "budget_scale_high": 1.5,
+        "target_scale_low": 0.75,
+        "target_scale_high": 1.33,
+        "max_multiplier": 8.0,
+        "rival_budget_noise": 0.2,
+        "rival_target_noise": 0.1,
+        "rival_start_mean": -0.2,
+        "rival_start_noise": 0.3,
+        "daily_impressions": daily_impressions,
+        "traffic_noise": 0.2,
+        "drift_pattern": 0.3,
+        "drift_noise": 0.25,
+        "drift_persistence": 0.5,
+        "winnable": 1.0,
+        **changes,
+    }
+    terms = {
+        "reserve": 1e-4,
+        "kappa": 1.0,
+        "outside_price": 0.02,
+        "error_bias": 0.0,
+        "error_noise": 0.3,
+        "error_slope": 1.0,
+        **{name: numbers.pop(name) for name in TERMS if name in numbers},
+    }
+    exposure = np.maximum(1.0 - 0.2 * np.arange(env.slots), 0.2)
+    f32 = jnp.float32
+    return Params(
+        bank=bank,
+        terms=Terms(
+            exposure=jnp.asarray(exposure, f32), cascade=jnp.bool_(True), **{k: f32(v) for k, v in terms.items()}
+        ),
+        category=jnp.asarray(category, jnp.int32),
+        base_budget=jnp.asarray(base_budget, f32),
+        base_target=jnp.asarray(base_target, f32),
+        base_worth=jnp.asarray(base_worth, f32),
+        rival_mix=jnp.full(len(KINDS), 1.0 / len(KINDS), f32),
+        delay=jnp.asarray(delay_distribution(env.ticks, 24.0 / env.ticks)),
+        **{k: v if k == "seat" else f32(v) for k, v in numbers.items()},
+    )
+
+
+def _bank(env: AutoBid, category: np.ndarray, level: np.ndarray) -> Bank:
+    source, _, path = env.traffic.partition(":")
+    calibration = None
+    if source != "synthetic":
+        calibration = Calibration.load(path) if source == "calibration" else Calibration.default()
+    model = ValueModel(
+        mean_ctr=jnp.asarray(_MEAN_CTR * np.sqrt(level), jnp.float32),
+        mean_cvr=jnp.asarray(_MEAN_CVR * np.sqrt(level), jnp.float32),
+        spread=env.spread,
+        correlation=env.correlation,
+        category_correlation=env.category_correlation,
+    )
+    return generated_bank(
+        jax.random.key(env.bank_seed),
+        model,
+        category,
+        ticks=env.ticks,
+        blocks=env.blocks,
+        impressions=env.impressions,
+        prediction_error=env.prediction_error,
+        calibration=calibration,
+    )
+
+
+def validate_changes(env: AutoBid, changes: dict[str, Any]) -> dict[str, Any]:
+    """Numeric changes as arrays of the right dtype; the platform's own go into ``terms``.
+
+    Raises:
+        ValueError: A value is not a number, not finite, of the wrong shape, or out of range.
+    """
+    shapes = {name: (env.advertisers,) for name in ("base_budget", "base_target", "base_worth", "category")}
+    shapes |= {"exposure": (env.slots,), "rival_mix": (len(KINDS),), "delay": (env.ticks,)}
+    return {name: _checked(env, name, value, shapes.get(name, ())) for name, value in changes.items()}
+
+
+def _checked(env: AutoBid, name: str, value: Any, shape: tuple[int, ...]) -> Any:
+    if name in ("bank", "terms"):
+        return value
+    if name == "cascade":
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"cascade must be True or False, got {value!r}")
+        return jnp.bool_(value)
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number or an array of shape {shape}, got {value!r}") from None
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    integer = {"seat": (-1, env.advertisers - 1), "category": (0, env.categories - 1)}.get(name)
+    low, high = integer or _RANGES.get(name, _ANY)
+    if not np.isfinite(array).all() or (array < low).any() or (array > high).any():
+        raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value!r}")
+    if integer and (array != np.round(array)).any():
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    if name == "exposure" and (np.diff(array) > 0).any():
+        raise ValueError(f"exposure must not rise from one slot to the next, got {value!r}")
+    if name == "rival_mix" and not np.isclose(array.sum(), 1.0, atol=1e-6):
+        raise ValueError(f"rival_mix must sum to 1 over {', '.join(KINDS)}, got {value!r}")
+    return jnp.asarray(array, jnp.int32 if integer else jnp.float32)
+
+
+class Draws(NamedTuple):
+    """What the ``rivals`` stream decides at reset; arrays ``[N]`` (see `adarena.envs.autobid.State`)."""
+
+    seat: Seat
+    budget: jax.Array
+    target: jax.Array
+    kind: jax.Array
+    start: jax.Array
+
+
+def draw_advertisers(env: AutoBid, key: jax.Array, params: Params) -> Draws:
+    """Draws the seat, everybody's budget and target, and the rivals' kinds and opening multipliers."""
+    keys = jax.random.split(key, 7)
+    n = env.advertisers
+    drawn = jax.random.randint(keys[0], (), 0, n)
+    seat = jnp.where(params.seat >= 0, params.seat, drawn).astype(jnp.int32)
+
+    def own(key: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
+        return jnp.exp(jax.random.uniform(key, (), minval=jnp.log(low), maxval=jnp.log(jnp.maximum(high, low * 1.000001))))
+
+    budget = params.base_budget * jnp.exp(params.rival_budget_noise * jax.random.normal(keys[1], (n,)))
+    target = params.base_target * jnp.exp(params.rival_target_noise * jax.random.normal(keys[2], (n,)))
+    scale = own(keys[3], params.budget_scale_low, params.budget_scale_high)
+    aim = own(keys[4], params.target_scale_low, params.target_scale_high)
+    budget = budget.at[seat].set(params.base_budget[seat] * scale)
+    target = target.at[seat].set(params.base_target[seat] * aim)
+    edges = jnp.cumsum(params.rival_mix)[:-1]
+    kind = (jax.random.uniform(keys[5], (n, 1)) > edges).sum(axis=1).astype(jnp.int32)
+    start = params.rival_start_mean + params.rival_start_noise * jax.random.normal(keys[6], (n,))
+    worth = params.base_worth[seat] if env.objective == "roas" else 1.0
+    return Draws(
+        seat=Seat(
+            index=seat,
+            category=params.category[seat],
+            budget=budget[seat],
+            target=jnp.float32(jnp.inf) if env.objective == "budget" else target[seat],
+            level=params.bank.level[seat] * worth,
+        ),
+        budget=budget,
+        target=target,
+        kind=kind,
+        start=start,
+    )
+
+
+def landscape(
+    rules: AuctionRules, offer: Opportunity, unit: jax.Array, here: Visit, terms: Terms, grid: tuple[float, ...]
+) -> tuple[jax.Array, jax.Array]:
+    """Value that each multiplier would have won in a tick, and what it would have paid; ``[J]`` each.
+
+    Args:
+        rules: The auction.
+        offer: What every slot would have cost.
+        unit: Currency units per unit of value that multiplier 1 bids.
+        here: The tick's impressions.
+        terms: The platform's numbers.
+        grid: ``J`` multipliers.
+    """
+    exposed = exposure_probability(terms.exposure, terms.cascade)[:, None]
+    bid = jnp.asarray(grid, jnp.float32)[:, None, None] * unit * offer.unit_score  # [J, 1, M]
+    reaches = bid >= offer.least_score  # [J, K, M], rising in K
+    takes = reaches & ~jnp.concatenate([jnp.zeros_like(reaches[:, :1]), reaches[:, :-1]], axis=1)
+    # Values in the offer are true ones; the landscape is reported after the fact, as a platform would.
+    value = jnp.where(takes, offer.value, 0.0).sum(axis=(1, 2))
+    if rules.mechanism == "first_price":
+        # Own bid in money per exposure: the score's ratio to the least winning one scales the price of the slot.
+        ratio = bid / jnp.maximum(offer.least_score, 1e-12)
+        cost = jnp.where(takes, offer.cost * ratio, 0.0).sum(axis=(1, 2))
+    else:
+        cost = jnp.where(takes, offer.cost, 0.0).sum(axis=(1, 2))
+    del exposed, here
+    return value, cost
+
+
+def least_winning_price(offer: Opportunity, here: Visit) -> jax.Array:
+    """Sum over impressions of the score that would have taken the last slot, weights included; scalar."""
+    return (offer.least_score[-1] * here.weight).sum()
+
+
+def tick_info(
+    state: State, result: TickResult, offer: Opportunity, log_multiplier: jax.Array, record: bool
+) -> dict[str, jax.Array]:
+    """``info`` of a tick: money, value and exposure by advertiser ``[N]``, and the seat's own numbers."""
+    i = state.seat.index
+    sold = jnp.maximum(result.exposure.sum(), 1e-9)
+    info = {
+        "spend": result.spend,
+        "value": result.value,
+        "exposure": result.exposure,
+        "seat": i,
+        "multiplier": jnp.exp(log_multiplier),
+        "score": state.score,
+        "price": result.spend.sum() / sold,
+        "clearings": result.clearings,
+    }
+    if record:
+        info |= {"opportunity_cost": offer.cost, "opportunity_value": offer.value}
+    return info

@@ -1,0 +1,148 @@
+"""The auction: ranks bids, fills slots, sets prices. Pure array functions over one tick.
+
+Arrays are advertiser-major, ``[N, M]`` (advertisers x impressions of the tick), because every pass then runs along the
+contiguous axis; a tick of many markets is ``jax.vmap`` over a leading axis. The top ``K + 1`` scores are found by masked
+``max`` passes, which XLA vectorises on CPU, where ``lax.top_k`` and ``argmax`` do not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+MECHANISMS = ("first_price", "second_price", "gsp", "vcg")
+CHARGES = ("impression", "click", "conversion")
+
+
+@dataclasses.dataclass(frozen=True)
+class AuctionRules:
+    """What shapes the program of a clearing; static.
+
+    Attributes:
+        mechanism: ``"first_price"`` (own bid), ``"gsp"`` (next lower score), ``"second_price"`` (the highest score that
+            wins no slot, for every slot: Vickrey's auction of like slots), ``"vcg"`` (externality). With one slot the
+            last three agree.
+        slots: Slots an impression has, ``K >= 1``.
+        charge: What an advertiser bids on and pays for: ``"impression"`` (an exposed one), ``"click"``, ``"conversion"``.
+        quality_ranking: Rank by bid x quality^kappa instead of by bid.
+    """
+
+    mechanism: str = "gsp"
+    slots: int = 3
+    charge: str = "impression"
+    quality_ranking: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses what the clearing does not know."""
+        if self.mechanism not in MECHANISMS:
+            raise ValueError(f"mechanism must be one of {', '.join(MECHANISMS)}, got {self.mechanism!r}")
+        if self.charge not in CHARGES:
+            raise ValueError(f"charge must be one of {', '.join(CHARGES)}, got {self.charge!r}")
+        if not isinstance(self.slots, int) or isinstance(self.slots, bool) or self.slots < 1:
+            raise ValueError(f"slots must be a whole number of at least 1, got {self.slots!r}")
+
+
+class Ranking(NamedTuple):
+    """The best scores of every impression.
+
+    Attributes:
+        score: ``[K + 1, M]`` float32, falling; 0 where fewer advertisers take part.
+        winner: ``[K, M]`` int32 advertiser in each slot, -1 where the slot stays empty.
+    """
+
+    score: jax.Array
+    winner: jax.Array
+
+
+def tie_priority(impression_id: jax.Array, advertisers: int) -> jax.Array:
+    """A fixed random order of the advertisers for every impression, by which equal scores are ranked.
+
+    Fair: each of ``n`` tied advertisers comes first on one impression in ``n``; deterministic: a function of the
+    impression's number alone. The low bits hold the advertiser, so a ``max`` over priorities names the winner.
+
+    Args:
+        impression_id: ``[M]`` integers.
+        advertisers: ``N``.
+
+    Returns:
+        ``[N, M]`` int32, non-negative, distinct within a column.
+    """
+    bits = max(1, (advertisers - 1).bit_length())
+    index = jnp.arange(advertisers, dtype=jnp.uint32)[:, None]
+    h = impression_id.astype(jnp.uint32)[None, :] * jnp.uint32(0x9E3779B1) ^ (index + 1) * jnp.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 16)) * jnp.uint32(0x7FEB352D)
+    h = (h ^ (h >> 15)) * jnp.uint32(0x846CA68B)
+    h = h ^ (h >> 16)
+    low = jnp.uint32((1 << bits) - 1)
+    return (((h >> 1) & ~low) | index).astype(jnp.int32)
+
+
+def rank(score: jax.Array, priority: jax.Array, slots: int) -> Ranking:
+    """Finds the ``slots + 1`` best scores of every impression and who holds the first ``slots`` of them.
+
+    Args:
+        score: ``[N, M]`` float32; an advertiser with a score of 0 or less takes no part.
+        priority: ``[N, M]`` int32 from `tie_priority`.
+        slots: ``K``.
+    """
+    advertisers = score.shape[0]
+    low = (1 << max(1, (advertisers - 1).bit_length())) - 1
+    index = jnp.arange(advertisers, dtype=jnp.int32)[:, None]
+    best, winner = [], []
+    for _ in range(slots):
+        top = jnp.maximum(score.max(axis=0), 0.0)
+        who = jnp.where(score == top[None, :], priority, -1).max(axis=0) & low
+        winner.append(jnp.where(top > 0.0, who, -1))
+        best.append(top)
+        score = jnp.where(index == winner[-1][None, :], 0.0, score)
+    best.append(jnp.maximum(score.max(axis=0), 0.0))
+    return Ranking(jnp.stack(best), jnp.stack(winner))
+
+
+def payment_score(rules: AuctionRules, score: jax.Array, exposure: jax.Array, reserve: jax.Array) -> jax.Array:
+    """What the holder of each slot pays, in units of score per exposure (divide by quality^kappa for currency).
+
+    Args:
+        rules: Mechanism and slots.
+        score: ``[K + 1, M]`` falling scores, the first ``K`` of which hold the slots.
+        exposure: ``[K]`` probability that an ad in the slot is exposed, falling.
+        reserve: ``[M]`` least score that may hold a slot.
+
+    Returns:
+        ``[K, M]`` float32; meaningless where a slot is empty.
+    """
+    below = jnp.maximum(score[1:], reserve)
+    if rules.mechanism == "first_price":
+        return score[:-1]
+    if rules.mechanism == "gsp":
+        return below
+    if rules.mechanism == "second_price":
+        return jnp.broadcast_to(below[-1], below.shape)
+    # VCG: those below would each move up one slot; x_k p_k = x_{k+1} p_{k+1} + (x_k - x_{k+1}) b_{k+1}.
+    following = jnp.append(exposure[1:], 0.0)
+    owed = jnp.zeros_like(reserve)
+    payments = []
+    for k in reversed(range(rules.slots)):
+        owed = owed + (exposure[k] - following[k]) * below[k]
+        payments.append(owed / jnp.maximum(exposure[k], 1e-12))
+    return jnp.stack(payments[::-1])
+
+
+def eligible(score: jax.Array, reserve: jax.Array) -> jax.Array:
+    """Scores with those below the reserve set to 0, so that they take no part. ``[N, M]``, ``[M]`` -> ``[N, M]``."""
+    return jnp.where(score >= reserve[None, :], score, 0.0)
+
+
+def rival_scores(ranking: Ranking, seat: jax.Array) -> jax.Array:
+    """The ``K`` best scores among everybody but ``seat``: what each slot would take to win.
+
+    Follows from the ranking alone: among the best ``K + 1``, leaving one out, ``K`` remain.
+
+    Returns:
+        ``[K, M]`` float32, falling; 0 where a slot could be had at the reserve.
+    """
+    held = jnp.cumsum((ranking.winner == seat).astype(jnp.int32), axis=0) > 0
+    return jnp.where(held, ranking.score[1:], ranking.score[:-1])

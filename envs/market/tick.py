@@ -1,0 +1,275 @@
+"""One tick of the market: values -> bids -> auction -> response -> ledger, in that order and one way."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from adarena.envs.market.auction import (
+    AuctionRules,
+    Ranking,
+    eligible,
+    payment_score,
+    rank,
+    rival_scores,
+    tie_priority,
+)
+from adarena.envs.market.ledger import book, settle
+from adarena.envs.market.response import Response, ResponseDraws, exposure_probability, respond
+from adarena.envs.market.traffic import Bank
+from adarena.envs.market.values import prediction_factor
+
+
+@flax.struct.dataclass
+class Terms:
+    """The platform's numbers; float32 scalars but where said.
+
+    Attributes:
+        reserve: Least score that may hold a slot (currency units per billable unit at kappa = 0).
+        kappa: Exponent of quality in the ranking score (used with ``quality_ranking``).
+        exposure: ``[K]`` exposure coefficients, falling.
+        cascade: Bool: a slot is seen only where the one above was.
+        outside_price: Currency units per impression that an outside price of 1 in the bank stands for.
+        error_bias: Bias of predictions, in logs.
+        error_noise: Standard deviation of the log prediction error.
+        error_slope: Slope of log prediction on log truth; 1 is calibrated.
+    """
+
+    reserve: jax.Array
+    kappa: jax.Array
+    exposure: jax.Array
+    cascade: jax.Array
+    outside_price: jax.Array
+    error_bias: jax.Array
+    error_noise: jax.Array
+    error_slope: jax.Array
+
+
+class Bidders(NamedTuple):
+    """What the advertisers bring to a tick; each ``[N]`` float32.
+
+    Attributes:
+        scale: Money offered per unit of predicted value: multiplier x target (currency units).
+        factor: pCTR of this tick relative to the bank's (hour and category drift).
+        worth: Worth of a conversion in units of value: 1 where conversions count, else currency units.
+        remaining: Money left, currency units.
+    """
+
+    scale: jax.Array
+    factor: jax.Array
+    worth: jax.Array
+    remaining: jax.Array
+
+
+class Visit(NamedTuple):
+    """The impressions of a tick.
+
+    Attributes:
+        bank: The bank they lie in.
+        block: Int32 scalar, their block.
+        weight: ``[M]`` real impressions that each stands for.
+        basket: Whether baskets of different worth count (objectives in currency).
+    """
+
+    bank: Bank
+    block: jax.Array
+    weight: jax.Array
+    basket: bool
+
+
+class Cleared(NamedTuple):
+    """An auction's outcome for every impression.
+
+    Attributes:
+        ranking: Scores and winners.
+        price: ``[K, M]`` currency units per billable unit.
+        response: Events of the ads shown.
+    """
+
+    ranking: Ranking
+    price: jax.Array
+    response: Response
+
+
+class TickResult(NamedTuple):
+    """What a tick leaves behind. Fields by advertiser are ``[N]`` float32, weights included.
+
+    Attributes:
+        cleared: Outcome by impression and slot.
+        spend: Currency units paid.
+        exposure: Exposed ads.
+        click: Clicks.
+        conversion: Conversions.
+        value: Conversions, or their worth.
+        clearings: Int32, how often the tick was cleared.
+    """
+
+    cleared: Cleared
+    spend: jax.Array
+    exposure: jax.Array
+    click: jax.Array
+    conversion: jax.Array
+    value: jax.Array
+    clearings: jax.Array
+
+
+def predictions(visit: Visit, factor: jax.Array, terms: Terms) -> tuple[jax.Array, jax.Array]:
+    """Predicted ``(pctr, pvalue)`` of the tick's impressions, ``[N, M]`` each; the error lies in pCTR."""
+    bank, block = visit.bank, visit.block
+    scale = factor[:, None]
+    if bank.noise is not None:
+        scale = scale * prediction_factor(
+            bank.pvalue[block], bank.noise[block], bank.level, terms.error_bias, terms.error_noise, terms.error_slope
+        )
+    return bank.pctr[block] * scale, bank.pvalue[block] * scale
+
+
+def predictions_of(
+    visit: Visit, seat: jax.Array, factor: jax.Array, terms: Terms
+) -> tuple[jax.Array, jax.Array]:
+    """Predicted ``(pctr, pvalue)`` of one seat, ``[M]`` each; ``factor`` is a scalar."""
+    bank, block = visit.bank, visit.block
+    pctr, pvalue = bank.pctr[block, seat], bank.pvalue[block, seat]
+    if bank.noise is not None:
+        noise, level = bank.noise[block, seat][None], bank.level[seat][None]
+        slope = terms.error_slope
+        factor = factor * prediction_factor(pvalue[None], noise, level, terms.error_bias, terms.error_noise, slope)[0]
+    return pctr * factor, pvalue * factor
+
+
+def billable(rules: AuctionRules, pctr: jax.Array, pvalue: jax.Array) -> jax.Array:
+    """Billable units per exposed impression: 1, pCTR or pCTR x pCVR; same shape as the arguments."""
+    if rules.charge == "impression":
+        return jnp.ones_like(pctr)
+    return pctr if rules.charge == "click" else pvalue
+
+
+def run_tick(
+    rules: AuctionRules, visit: Visit, bidders: Bidders, terms: Terms, draws: ResponseDraws | None
+) -> TickResult:
+    """Runs one tick for every advertiser at once.
+
+    Args:
+        rules: Mechanism, slots, unit of charge.
+        visit: The tick's impressions.
+        bidders: Bids per unit of value, and money left.
+        terms: The platform's numbers.
+        draws: Luck of the response, or None for expectations.
+    """
+    impressions = visit.weight.shape[0]
+    advertisers = bidders.scale.shape[0]
+    pctr, pvalue = predictions(visit, bidders.factor, terms)
+    units = billable(rules, pctr, pvalue)
+    bid = bidders.scale[:, None] * (pvalue / units if rules.charge != "impression" else pvalue)
+    if visit.basket:
+        bid = bid * visit.bank.worth[visit.block][None, :]
+    quality = units if rules.charge != "impression" else pctr
+    boost = quality**terms.kappa if rules.quality_ranking else None
+    outside = terms.outside_price * visit.bank.outside[visit.block]
+    score = bid if boost is None else bid * boost
+    score = jnp.where(bid * units >= outside[None, :], score, 0.0) if rules.charge != "impression" else score
+    by_impression = rules.charge == "impression" and boost is None
+    reserve = jnp.maximum(terms.reserve, outside) if by_impression else jnp.full(impressions, terms.reserve)
+    score = eligible(jnp.where(visit.weight > 0.0, score, 0.0), reserve)
+    number = visit.block * impressions + jnp.arange(impressions)
+    priority = tie_priority(number, advertisers)
+    order = jnp.arange(impressions, dtype=jnp.int32)
+    exposed = exposure_probability(terms.exposure, terms.cascade)
+
+    def clear(leaves_at: jax.Array) -> tuple[Cleared, jax.Array, jax.Array]:
+        taking_part = jnp.where(order[None, :] < leaves_at[:, None], score, 0.0)
+        ranking = rank(taking_part, priority, rules.slots)
+        price = payment_score(rules, ranking.score, exposed, reserve)
+        held = jnp.maximum(ranking.winner, 0), order[None, :]
+        if boost is not None:
+            price = price / boost[held]
+        if not by_impression:
+            price = jnp.maximum(price, outside / units[held])
+        true_pctr = visit.bank.pctr[visit.block, *held] * bidders.factor[held[0]]
+        true_pvalue = visit.bank.pvalue[visit.block, *held] * bidders.factor[held[0]]
+        response = respond(
+            ranking.winner, true_pctr, true_pvalue / true_pctr, visit.weight, terms.exposure, terms.cascade, draws
+        )
+        return Cleared(ranking, price, response), ranking.winner, price * getattr(response, _EVENT[rules.charge])
+
+    settlement = settle(clear, bidders.remaining, impressions)
+    return _account(settlement.outcome, settlement.spend, settlement.clearings, visit, bidders.worth)
+
+
+_EVENT = {"impression": "exposure", "click": "click", "conversion": "conversion"}
+
+
+def _account(
+    cleared: Cleared, spend: jax.Array, clearings: jax.Array, visit: Visit, worth: jax.Array
+) -> TickResult:
+    """Sums a cleared tick by advertiser."""
+    advertisers = worth.shape[0]
+    winner, response = cleared.ranking.winner, cleared.response
+    conversion = book(winner, response.conversion, advertisers)
+    value = conversion * worth
+    if visit.basket:
+        value = book(winner, response.conversion * visit.bank.worth[visit.block], advertisers) * worth
+    return TickResult(
+        cleared=cleared,
+        spend=spend,
+        exposure=book(winner, response.exposure, advertisers),
+        click=book(winner, response.click, advertisers),
+        conversion=conversion,
+        value=value,
+        clearings=clearings,
+    )
+
+
+class Opportunity(NamedTuple):
+    """What the slots of a tick would have cost one seat, rivals' bids given; ``[K, M]`` each, weights included.
+
+    Attributes:
+        cost: Currency units, in expectation.
+        value: Units of true value, in expectation; 0 where the seat could not have taken the slot at any bid.
+        least_score: Score that would have taken the slot (reserve included).
+        unit_score: ``[M]`` the seat's score at one currency unit per unit of predicted value.
+    """
+
+    cost: jax.Array
+    value: jax.Array
+    least_score: jax.Array
+    unit_score: jax.Array
+
+
+def opportunities(
+    rules: AuctionRules, visit: Visit, seat: jax.Array, bidders: Bidders, terms: Terms, ranking: Ranking
+) -> Opportunity:
+    """Prices and values of all slots for ``seat``, for the hindsight bound and for bid landscapes.
+
+    In first price the seat is let pay just what beats the rivals, which only hindsight can. Quality ranking and charges
+    by click or conversion are brought to money per exposed impression with the seat's own true rates.
+    """
+    rivals = rival_scores(ranking, seat)
+    exposed = exposure_probability(terms.exposure, terms.cascade)
+    outside = terms.outside_price * visit.bank.outside[visit.block]
+    factor = bidders.factor[seat]
+    pctr = visit.bank.pctr[visit.block, seat] * factor
+    pvalue = visit.bank.pvalue[visit.block, seat] * factor
+    units = billable(rules, pctr, pvalue)
+    boost = (pctr if rules.charge == "impression" else units) ** terms.kappa if rules.quality_ranking else 1.0
+    by_impression = rules.charge == "impression" and not rules.quality_ranking
+    reserve = jnp.maximum(terms.reserve, outside) if by_impression else jnp.full_like(outside, terms.reserve)
+    least = jnp.maximum(rivals, reserve)
+    if rules.mechanism == "vcg":
+        # With rivals below it, the seat in slot k displaces those from k on.
+        shifted = jnp.concatenate([jnp.zeros_like(rivals[:1]), rivals])
+        paid = payment_score(rules, shifted, exposed, reserve)
+    elif rules.mechanism == "second_price":
+        paid = jnp.broadcast_to(least[-1], least.shape)
+    else:
+        paid = least
+    per_exposure = jnp.maximum(paid / boost * units, outside)
+    share = exposed[:, None] * visit.weight
+    worth = bidders.worth[seat] * (visit.bank.worth[visit.block] if visit.basket else 1.0)
+    predicted_pctr, predicted = predictions_of(visit, seat, factor, terms)
+    predicted_units = billable(rules, predicted_pctr, predicted)
+    basket = visit.bank.worth[visit.block] if visit.basket else 1.0
+    unit_score = predicted * basket / predicted_units * boost
+    return Opportunity(per_exposure * share, pvalue * worth * share, least, unit_score)

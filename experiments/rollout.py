@@ -1,0 +1,402 @@
+"""Evaluation: one episode for each case, all cases in one compiled program, every policy on the same markets.
+
+A case is a reset key and, if wished, numbers of ``params`` that it replaces (a seat, a budget). The key fixes the
+market: two policies that get equal keys meet the same impressions, the same noise and the same luck (common random
+numbers). A policy that JAX can trace runs inside one scan; one that it cannot (a torch model, a peer's NumPy class)
+meets the same cases, with the same keys, in a Python loop, and gives a result of the same structure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from adarena.agents.policy import Policy
+from adarena.envs.core import AutoReset, Env
+from tqdm import tqdm
+
+# An episode's reset key is the case's key itself. Keys of steps and actions come from it by a constant that no
+# environment is likely to fold in for streams of its own (it would then meet its own draws again).
+_STREAMS = 0x5EED57E9
+
+
+class Rollout(NamedTuple):
+    """What episodes came to. ``[C]`` below is ``[S, C]`` from `rollout_seeds`.
+
+    Attributes:
+        metrics: Name to ``[C]``: ``return`` (the sum of rewards), ``length`` (ticks until the episode ended), what
+            ``env.metrics(state, params)`` says of the last state, and what ``env.bound(infos, state, params)`` says of
+            the whole episode; the last two where the environment has them.
+        series: Name to ``[C, T, ...]``, what was asked for in ``record``; zero after the end of an episode.
+    """
+
+    metrics: dict[str, np.ndarray]
+    series: dict[str, np.ndarray]
+
+
+def rollout(
+    env: Env,
+    params: Any,
+    policy: Policy,
+    keys: jax.Array,
+    cases: Mapping[str, Any] | None = None,
+    *,
+    record: Sequence[str] = (),
+    bound: bool = True,
+    chunk: int = 256,
+    label: str = "episodes",
+) -> Rollout:
+    """Runs one episode for each case.
+
+    A policy that is a pytree (``flax.struct.dataclass``) is compiled once; other numbers in its leaves run the same
+    program. One that is no pytree is compiled in as a constant: once if it is a hashable frozen dataclass, else anew at
+    each call, since nobody could tell whether it has changed.
+
+    Args:
+        env: The environment itself, not wrapped in ``AutoReset``.
+        params: Its parameters. Large arrays in it are shared by all cases, never copied.
+        policy: The policy; its ``jittable`` says how it runs.
+        keys: ``[C]`` typed keys; each is the reset key of its case.
+        cases: Name of a numeric field of ``params`` to ``[C, ...]``, the value for each case. None by default.
+        record: Series to keep: ``"action"``, ``"reward"``, names of observation entries (as the policy saw them when
+            it chose the action of that tick), names of entries of ``info``. Where a name is both an observation's and
+            info's, say ``"obs.NAME"`` or ``"info.NAME"``.
+        bound: Whether to compute ``env.bound`` where there is one.
+        chunk: Largest number of episodes at a time. Chunks are of equal size (the last is padded), so they share one
+            compilation. Results do not depend on it beyond rounding.
+        label: What the progress bar, shown after two seconds, says.
+
+    Raises:
+        TypeError: ``env`` is an ``AutoReset``, ``keys`` are no typed keys, or the policy has a leaf that is no array.
+        ValueError: A case names no field of ``params``, or its values have another shape or are not allowed (the
+            environment's ``validate_changes`` is asked); ``record`` names nothing; an action has the wrong shape.
+        RuntimeError: An episode did not end within ``env.max_steps(params)``.
+    """
+    plan, cases = _prepare(env, params, policy, keys, cases, record, bound, chunk)
+    if policy.jittable:
+        leaves = jax.tree.map(lambda leaf: leaf[None], _leaves(policy)) if plan.constant is None else None
+        run = functools.partial(_run, plan, params, leaves, jnp.arange(1))
+    else:
+        run = functools.partial(_run_in_python, plan, params, policy)
+    parts = _in_chunks(run, keys, cases, 1, chunk, label, pad=policy.jittable)
+    return Rollout(*({name: value[0] for name, value in part.items()} for part in parts))
+
+
+def rollout_seeds(
+    env: Env,
+    params: Any,
+    policies: Policy,
+    keys: jax.Array,
+    cases: Mapping[str, Any] | None = None,
+    *,
+    record: Sequence[str] = (),
+    bound: bool = True,
+    chunk: int = 256,
+    label: str = "episodes",
+) -> Rollout:
+    """Runs every case for each of S policies of one structure: training seeds, or candidates of a tuner.
+
+    Args:
+        env, params, cases, record, bound, label: As in `rollout`.
+        policies: A jittable policy, a pytree whose every leaf has a leading axis ``[S, ...]``.
+        keys: ``[C]``, the same cases for every one.
+        chunk: Largest number of episodes (policies times cases) at a time; at least one case for all policies.
+
+    Raises:
+        TypeError: As in `rollout`, or the policy is not jittable or no pytree.
+        ValueError: As in `rollout`, or leaves disagree on S.
+        RuntimeError: As in `rollout`.
+    """
+    plan, cases = _prepare(env, params, policies, keys, cases, record, bound, chunk)
+    if not policies.jittable or plan.constant is not None:
+        raise TypeError(f"policies must be a jittable pytree stacked over seeds, got {type(policies).__name__}")
+    leaves = _leaves(policies)
+    sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(leaves)}
+    if len(sizes) != 1 or sizes == {()}:
+        shapes = sorted({leaf.shape for leaf in jax.tree.leaves(leaves)})
+        raise ValueError(f"every leaf of policies must have the same leading axis of seeds, got shapes {shapes}")
+    seeds = sizes.pop()[0]
+    run = functools.partial(_run, plan, params, leaves, jnp.arange(seeds))
+    return Rollout(*_in_chunks(run, keys, cases, seeds, chunk, label))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """All that shapes the compiled program. ``constant``: a policy without leaves to pass in."""
+
+    env: Env
+    steps: int
+    action_shape: tuple[int, ...] | None
+    action_dtype: str | None
+    record: tuple[str, ...]
+    bound: bool
+    constant: Hashable
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Held:
+    """A policy that cannot be compared by value: equal to nothing but itself, so each call compiles anew."""
+
+    policy: Any
+
+
+class _Running(NamedTuple):  # an episode under way
+    obs: jax.Array
+    state: Any
+    alive: jax.Array
+    total: jax.Array
+    length: jax.Array
+
+
+def _prepare(
+    env: Env,
+    params: Any,
+    policy: Policy,
+    keys: jax.Array,
+    cases: Mapping[str, Any] | None,
+    record: Sequence[str],
+    bound: bool,
+    chunk: int,
+) -> tuple[_Plan, dict[str, jax.Array]]:
+    """Checks everything that can be checked before anything runs."""
+    if isinstance(env, AutoReset):
+        raise TypeError("env must be the environment itself, got AutoReset: it would start another episode at the end")
+    if not isinstance(keys, jax.Array) or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        raise TypeError(f"keys must be typed keys (jax.random.key), got {getattr(keys, 'dtype', type(keys).__name__)}")
+    if keys.ndim != 1 or len(keys) == 0:
+        raise ValueError(f"keys must have shape [C] with at least one case, got {keys.shape}")
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk!r}")
+    if isinstance(record, str):
+        raise ValueError(f"record must be a sequence of names, got the string {record!r}")
+    checked = {name: _case(env, params, name, values, len(keys)) for name, values in (cases or {}).items()}
+    space = env.action_space(params)
+    dtype = None if space.dtype is None else np.dtype(space.dtype).name
+    return _Plan(env, env.max_steps(params), space.shape, dtype, tuple(record), bound, _constant(policy)), checked
+
+
+def _case(env: Env, params: Any, name: str, values: Any, count: int) -> jax.Array:
+    """``[C, ...]`` in the dtype of the field that it replaces."""
+    fields = sorted(field.name for field in dataclasses.fields(params))
+    if name not in fields:
+        raise ValueError(f"cases names {name!r}, which is no field of params; fields are {', '.join(fields)}")
+    old = getattr(params, name)
+    if old is None or not jax.tree_util.all_leaves([old]):
+        raise ValueError(f"cases[{name!r}] must replace a numeric field, got one of {type(old)}")
+    leaf = jnp.asarray(old)
+    array = np.asarray(values)
+    if array.shape != (count, *leaf.shape):
+        raise ValueError(f"cases[{name!r}] must have shape {(count, *leaf.shape)}, got {array.shape}")
+    if not np.can_cast(array.dtype, np.dtype(leaf.dtype), "same_kind"):
+        raise ValueError(f"cases[{name!r}] must be {leaf.dtype}, got {array.dtype}")
+    if np.issubdtype(array.dtype, np.inexact) and not np.all(np.isfinite(array)):
+        raise ValueError(f"cases[{name!r}] must be finite, got {array[~np.isfinite(array)][0]}")
+    if hasattr(env, "validate_changes"):  # JAX would clamp or drop an index that is out of range
+        for value in np.unique(array, axis=0):
+            env.validate_changes({name: value})
+    return jnp.asarray(array, leaf.dtype)
+
+
+def _constant(policy: Policy) -> Hashable:
+    """``None`` for a pytree, whose leaves are passed in; else what stands for the policy in the compilation cache."""
+    if not jax.tree_util.all_leaves([policy]):
+        return None
+    parameters: Any = getattr(policy, "__dataclass_params__", None)
+    if parameters is not None and parameters.frozen and parameters.eq and not isinstance(policy, type):
+        with contextlib.suppress(TypeError):  # a field that cannot be hashed
+            hash(policy)
+            return cast(Hashable, policy)
+    return _Held(policy)
+
+
+def _leaves(policy: Policy) -> Any:
+    """The policy with every leaf a strongly typed array, so that 1.0 and a float32 share one compilation."""
+
+    def array(path: Any, leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array):
+            return leaf
+        if not isinstance(leaf, (np.ndarray, np.generic, bool, int, float)):
+            where = f"{type(policy).__name__}{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{where} must be an array or a field with pytree_node=False, got {type(leaf).__name__}")
+        return jnp.asarray(leaf, jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype))
+
+    return jax.tree_util.tree_map_with_path(array, policy)
+
+
+def _in_chunks(
+    run: Callable[..., tuple[dict[str, Any], dict[str, Any], Any]],
+    keys: jax.Array,
+    cases: dict[str, jax.Array],
+    policies: int,
+    chunk: int,
+    label: str,
+    pad: bool = True,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Calls ``run`` on equal shares of the cases and joins what comes back along axis 1, after that of policies."""
+    count = len(keys)
+    pieces = min(count, math.ceil(count * policies / chunk))
+    size = math.ceil(count / pieces)
+    parts: list[list[dict[str, np.ndarray]]] = []
+    with tqdm(total=count * policies, desc=label, unit="episode", delay=2.0, disable=None, leave=False) as bar:
+        for start in range(0, count, size):
+            kept = min(size, count - start)
+            at = np.minimum(np.arange(start, start + (size if pad else kept)), count - 1)
+            metrics, series, alive = run(keys[at], {name: values[at] for name, values in cases.items()})
+            if np.any(np.asarray(alive)):
+                raise RuntimeError("an episode did not end within env.max_steps(params); its result would be partial")
+            parts.append([{name: np.asarray(x)[:, :kept] for name, x in part.items()} for part in (metrics, series)])
+            bar.update(kept * policies)
+    metrics, series = (
+        {name: np.concatenate([p[i][name] for p in parts], axis=1) for name in parts[0][i]} for i in (0, 1)
+    )
+    return metrics, series
+
+
+def _with(params: Any, case: dict[str, jax.Array]) -> Any:
+    """The parameters of one case."""
+    return dataclasses.replace(params, **case)
+
+
+def _begin(plan: _Plan, params: Any, key: jax.Array, case: dict[str, jax.Array]) -> _Running:
+    """Resets."""
+    obs, state = plan.env.reset(key, _with(params, case))
+    return _Running(obs, state, jnp.asarray(True), jnp.zeros(()), jnp.zeros((), jnp.int32))
+
+
+def _streams(plan: _Plan, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``[T]`` keys of the environment's steps and ``[T]`` keys of the policy's actions."""
+    keys = jax.random.split(jax.random.fold_in(key, _STREAMS), (2, plan.steps))
+    return keys[0], keys[1]
+
+
+def _checked(plan: _Plan, action: Any) -> Any:
+    """The action, if it has the shape that the space wants."""
+    if action.shape != plan.action_shape:
+        raise ValueError(f"action must have the action space's shape {plan.action_shape}, got {action.shape}")
+    return action
+
+
+def _tick(
+    plan: _Plan, params: Any, key: jax.Array, case: dict[str, jax.Array], running: _Running, action: Any
+) -> tuple[_Running, tuple[dict[str, Any], dict[str, Any]]]:
+    """One step; an episode that has ended stays as it was, and what is kept of it is zero."""
+    if plan.action_dtype is not None:
+        action = _checked(plan, jnp.asarray(action, plan.action_dtype))
+    result = plan.env.step(key, running.state, action, _with(params, case))
+    alive = running.alive
+    obs, state = jax.tree.map(
+        lambda new, old: jnp.where(alive, new, old), (result.obs, result.state), (running.obs, running.state)
+    )
+    reward = jnp.where(alive, result.reward, 0.0)
+    after = _Running(
+        obs, state, alive & ~(result.terminated | result.truncated), running.total + reward, running.length + alive
+    )
+    series = {name: _pick(plan.env, name, running.obs, action, reward, result.info) for name in plan.record}
+    infos = dict(result.info) if plan.bound and hasattr(plan.env, "bound") else {}
+    return after, jax.tree.map(lambda x: jnp.where(alive, x, jnp.zeros_like(x)), (series, infos))
+
+
+def _pick(env: Env, name: str, obs: jax.Array, action: Any, reward: Any, info: Mapping[str, Any]) -> Any:
+    """The value that ``record`` calls ``name``. Runs while JAX traces, so a wrong name stops before any episode."""
+    entries = [entry.name for entry in env.OBSERVATION]
+    found = [value for word, value in (("action", action), ("reward", reward)) if word == name]
+    plain = name.partition(".")[2] if name.startswith(("obs.", "info.")) else name
+    if plain in entries and not name.startswith("info."):
+        found.append(obs[entries.index(plain)])
+    if plain in info and not name.startswith("obs."):
+        found.append(info[plain])
+    if len(found) > 1:
+        raise ValueError(f"record names {name!r}, which means several things; say 'obs.{name}' or 'info.{name}'")
+    if not found:
+        raise ValueError(
+            f"record names {name!r}, which nothing is called; names are action, reward, "
+            f"observation entries {', '.join(entries)} and info entries {', '.join(sorted(info))}"
+        )
+    return found[0]
+
+
+def _finish(
+    plan: _Plan, params: Any, case: dict[str, jax.Array], running: _Running, infos: dict[str, Any]
+) -> dict[str, Any]:
+    """Metrics of an episode that has ended. ``infos`` are stacked ``[T, ...]``."""
+    params = _with(params, case)
+    sources: list[dict[str, Any]] = [{"return": running.total, "length": running.length}]
+    if hasattr(plan.env, "metrics"):
+        sources.append(plan.env.metrics(running.state, params))
+    if plan.bound and hasattr(plan.env, "bound"):
+        sources.append(plan.env.bound(infos, running.state, params))
+    metrics: dict[str, Any] = {}
+    for source in sources:
+        twice = sorted(set(source) & set(metrics))
+        if twice:
+            raise ValueError(f"{type(plan.env).__name__} gives the metric {twice[0]!r} twice; names must differ")
+        metrics.update(source)
+    return metrics
+
+
+def _episode(plan: _Plan, params: Any, policy: Any, key: jax.Array, case: dict[str, jax.Array]) -> Any:
+    """Plays one episode; returns ``(metrics, series, still alive)``."""
+
+    def body(carry: tuple[_Running, Any], keys: tuple[jax.Array, jax.Array]) -> tuple[tuple[_Running, Any], Any]:
+        running, memory = carry
+        memory, action = policy.act(keys[1], memory, running.obs)
+        running, kept = _tick(plan, params, keys[0], case, running, action)
+        return (running, memory), kept
+
+    start = (_begin(plan, params, key, case), policy.init(_with(params, case)))
+    (running, _), (series, infos) = jax.lax.scan(body, start, _streams(plan, key))
+    return _finish(plan, params, case, running, infos), series, running.alive
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run(
+    plan: _Plan, params: Any, policies: Any, index: jax.Array, keys: jax.Array, cases: dict[str, jax.Array]
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array], jax.Array]:
+    """Plays ``[S, C]`` episodes. ``params`` stay outside both vmaps: their large arrays are never batched."""
+
+    def one(policy: Any, _: jax.Array, key: jax.Array, case: dict[str, jax.Array]) -> Any:
+        if plan.constant is not None:
+            policy = plan.constant.policy if isinstance(plan.constant, _Held) else plan.constant
+        return _episode(plan, params, policy, key, case)
+
+    each_case = jax.vmap(one, in_axes=(None, None, 0, 0))
+    return jax.vmap(each_case, in_axes=(0, 0, None, None))(policies, index, keys, cases)
+
+
+_begin_all = jax.jit(jax.vmap(_begin, in_axes=(None, None, 0, 0)), static_argnums=0)
+_tick_all = jax.jit(jax.vmap(_tick, in_axes=(None, None, 0, 0, 0, 0)), static_argnums=0)
+_finish_all = jax.jit(jax.vmap(_finish, in_axes=(None, None, 0, 0, 0)), static_argnums=0)
+_streams_all = jax.jit(jax.vmap(_streams, in_axes=(None, 0), out_axes=1), static_argnums=0)
+
+
+def _run_in_python(
+    plan: _Plan, params: Any, policy: Policy, keys: jax.Array, cases: dict[str, jax.Array]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
+    """`_run` for one policy that JAX cannot trace: the market is compiled, the policy is called case by case."""
+    plan = dataclasses.replace(plan, constant=None)
+    running = _begin_all(plan, params, keys, cases)
+    step_keys, act_keys = _streams_all(plan, keys)
+    memories = [policy.init(_with(params, {name: x[i] for name, x in cases.items()})) for i in range(len(keys))]
+    blank = np.zeros(plan.action_shape or (), plan.action_dtype or np.float32)
+    kept: list[Any] = []
+    for tick in range(plan.steps):
+        alive, obs = np.asarray(running.alive), np.array(running.obs)
+        if not alive.any():
+            kept += [jax.tree.map(np.zeros_like, kept[-1])] * (plan.steps - tick)
+            break
+        actions: list[Any] = [blank] * len(keys)
+        for i in np.flatnonzero(alive):
+            memories[i], action = policy.act(act_keys[tick, i], memories[i], obs[i])
+            actions[i] = _checked(plan, np.asarray(action, plan.action_dtype))
+        running, out = _tick_all(plan, params, step_keys[tick], cases, running, np.stack(actions))
+        kept.append(jax.tree.map(np.asarray, out))
+    series, infos = jax.tree.map(lambda *ticks: np.stack(ticks, axis=1), *kept)
+    metrics = _finish_all(plan, params, cases, running, infos)
+    return jax.tree.map(lambda x: np.asarray(x)[None], (metrics, series, running.alive))
