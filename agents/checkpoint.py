@@ -1,8 +1,8 @@
 """Checkpoints of any pytree with orbax: written whole or not at all, and refused when anything is amiss.
 
-A folder holds one checkpoint a step, ``<folder>/<step, nine digits>``. Orbax writes each under a temporary name and renames it
-when it is complete. Beside the arrays lies a manifest with the name, shape, dtype and checksum of every leaf, so that a
-damaged or mismatched checkpoint is refused with a message and never loaded in part.
+A folder holds one checkpoint a step, ``<folder>/<step, nine digits>``. Orbax writes each under a temporary name and
+renames it when it is complete. Beside the arrays lies a manifest with the name, shape, dtype and checksum of every
+leaf, so that a damaged or mismatched checkpoint is refused with a message and never loaded in part.
 """
 
 from __future__ import annotations
@@ -55,9 +55,7 @@ def save(folder: str | Path, step: int, tree: Any, *, metadata: dict[str, Any] |
     body = json.dumps({"format": _FORMAT, "step": step, "leaves": entries, "metadata": metadata or {}}, sort_keys=True)
     manifest = {"body": body, "crc32": zlib.crc32(body.encode())}
     path = Path(folder).absolute() / f"{step:09d}"
-    items = ocp.args.Composite(
-        arrays=ocp.args.StandardSave(_for_orbax(arrays)), manifest=ocp.args.JsonSave(manifest)
-    )
+    items = ocp.args.Composite(arrays=ocp.args.StandardSave(_for_orbax(arrays)), manifest=ocp.args.JsonSave(manifest))
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(path, items, force=True)
     for old in steps(folder)[:-keep]:

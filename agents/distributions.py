@@ -1,8 +1,9 @@
 """Distributions of actions: Gaussian, tanh-Gaussian and Beta for a ``Box``, categorical for a ``Discrete`` space.
 
-A distribution draws a *raw* action, of which it knows the log-probability; ``to_action`` maps the raw action to what the
-policy does, in ``[-1, 1]`` for a ``Box``. Keeping the raw action avoids inverting a squashing function, which is
-ill-conditioned at the ends. All are pytrees over arrays of any leading shape ``[...]`` with ``A`` action entries last.
+A distribution draws a *raw* action, of which it knows the log-probability; ``to_action`` maps the raw action to what
+the policy does, in ``[-1, 1]`` for a ``Box``. Keeping the raw action avoids inverting a squashing function, which is
+ill-conditioned at the ends. All are pytrees over arrays of any leading shape ``[...]`` with ``A`` action entries
+last.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def _log_tanh_slope(raw: jax.Array) -> jax.Array:
 
 @struct.dataclass
 class Gaussian:
-    """Independent normals; the action is the draw clipped to ``[-1, 1]``, its log-probability that of the unclipped draw.
+    """Independent normals; the action is the draw clipped to ``[-1, 1]``, its probability that of the unclipped draw.
 
     Attributes:
         mean: ``[..., A]`` float32.

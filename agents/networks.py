@@ -17,6 +17,29 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 """Activation functions by name."""
 
 
+def orthogonal(gain: float) -> Callable[..., jax.Array]:
+    """Initialiser of a matrix with orthogonal columns (or rows, if it is wide), uniform among those, times ``gain``.
+
+    Newton-Schulz iterations bring a Gaussian matrix to its polar factor with products alone. The usual QR
+    factorisation is a LAPACK call, and several batched ones (a network's layers under ``jax.vmap`` over seeds) can
+    lock up XLA's pool of two CPU threads for good (seen with jax 0.10.2).
+    """
+
+    def initialise(key: jax.Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        tall = (max(shape), min(shape))
+        start = jax.random.normal(key, tall, dtype)
+        start /= jnp.linalg.norm(start)
+
+        def step(_: jax.Array, x: jax.Array) -> jax.Array:
+            # Multiplies small singular values by 1.5; near one, squares the distance from one.
+            return 1.5 * x - 0.5 * x @ (x.T @ x)
+
+        matrix = gain * jax.lax.fori_loop(0, 48, step, start)
+        return matrix if shape == tall else matrix.T
+
+    return initialise
+
+
 class Perceptron(nn.Module):
     """Dense layers with an activation between them.
 
@@ -40,8 +63,8 @@ class Perceptron(nn.Module):
         """Maps ``[..., inputs]`` to ``[..., outputs]``, both float32."""
         activation = ACTIVATIONS[self.activation]
         for width in self.hidden:
-            inputs = activation(nn.Dense(width, kernel_init=nn.initializers.orthogonal(2.0**0.5))(inputs))
-        return nn.Dense(self.outputs, kernel_init=nn.initializers.orthogonal(self.last_gain))(inputs)
+            inputs = activation(nn.Dense(width, kernel_init=orthogonal(2.0**0.5))(inputs))
+        return nn.Dense(self.outputs, kernel_init=orthogonal(self.last_gain))(inputs)
 
 
 class ActorCritic(nn.Module):

@@ -1,8 +1,8 @@
 """Proximal policy optimisation (Schulman et al., 2017) as pure functions: ``init``, ``collect``, ``update``, ``act``.
 
-Advantages are estimated with truncation and termination apart (`compute_gae`). Observations and rewards are normalised by
-running moments. Everything that training needs is in `State`, so saving it and going on gives the same bits. `train` (from
-`adarena.agents.training`) runs the loop over several seeds at once.
+Advantages are estimated with truncation and termination apart (`compute_gae`). Observations and rewards are
+normalised by running moments. Everything that training needs is in `State`, so saving it and going on gives the same
+bits. `train` (from `adarena.agents.training`) runs the loop over several seeds at once.
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import polars as pl
-from flax import struct
-
 from adarena.agents.distributions import output_size
 from adarena.agents.networks import ActorCritic
-from adarena.agents.normalise import Moments, init_moments, normalise, rescale, update_moments
+from adarena.agents.normalise import Moments, init_moments, rescale, update_moments
 from adarena.agents.ppo_config import Config, make_config
 from adarena.agents.ppo_loss import (
     Learner,
@@ -31,8 +28,10 @@ from adarena.agents.ppo_loss import (
     optimiser_of,
     value_of,
 )
+from adarena.agents.ppo_policy import PPOPolicy, action_range, normalised, to_env
 from adarena.agents.training import OnChunk, run
 from adarena.envs.core import AutoReset, Env
+from flax import struct
 
 __all__ = [
     "Config",
@@ -53,7 +52,7 @@ __all__ = [
 
 @struct.dataclass
 class State:
-    """All that training carries from one update to the next. ``B`` environments, ``O`` observation, ``A`` action entries.
+    """All that training carries between updates. ``B`` environments, ``O`` observation entries, ``A`` action entries.
 
     Attributes:
         network: Parameters of `ActorCritic`.
@@ -99,8 +98,8 @@ class Rollout:
         raw_action: Actions as the distribution drew them, ``[T, B, A]`` float32 (``[T, B]`` int32 for choices).
         log_prob: Their log-probabilities when drawn (nats), ``[T, B]`` float32.
         value: Values of ``obs``, ``[T, B]`` float32, in units of the normalised reward.
-        next_value: Values of what the actions led to, before any reset, ``[T, B]`` float32. Where an episode terminated,
-            the entry is that of the next episode's start, which `compute_gae` ignores.
+        next_value: Values of what the actions led to, before any reset, ``[T, B]`` float32. Where an episode
+            terminated, the entry is that of the next episode's start, which `compute_gae` ignores.
         reward: ``[T, B]`` float32, not normalised.
         terminated: The task itself was over, ``[T, B]`` bool.
         truncated: The episode was cut by a limit of time, ``[T, B]`` bool.
@@ -151,39 +150,6 @@ class Metrics:
     learning_rate: jax.Array
 
 
-@struct.dataclass
-class PPOPolicy:
-    """A trained actor as a `adarena.agents.policy.Policy`. A pytree: ``jax.vmap`` over one made of stacked states.
-
-    Attributes:
-        network: Parameters of `ActorCritic`.
-        obs_moments: Moments that normalise the observation, ``[O]``.
-        action_low: As in `State`.
-        action_high: As in `State`.
-        config: Hyper-parameters; only static fields are read.
-        stochastic: Whether actions are drawn, or the mean (the likeliest choice) is taken. Static.
-        jittable: Always true. Static.
-    """
-
-    network: Any
-    obs_moments: Moments
-    action_low: jax.Array
-    action_high: jax.Array
-    config: Config
-    stochastic: bool = struct.field(pytree_node=False, default=False)
-    jittable: bool = struct.field(pytree_node=False, default=True)
-
-    def init(self, params: Any) -> tuple[()]:
-        """No carry: the policy has no memory."""
-        return ()
-
-    def act(self, key: jax.Array, carry: tuple[()], obs: jax.Array) -> tuple[tuple[()], jax.Array]:
-        """The action, ``[..., A]`` float32 in the environment's range, for observations ``[..., O]`` float32."""
-        distribution = distribution_of(self.config, self.network, _normalised(self.config, self.obs_moments, obs))
-        raw = distribution.sample(key) if self.stochastic else distribution.mode()
-        return carry, _to_env(self.config, self.action_low, self.action_high, distribution.to_action(raw))
-
-
 def init(config: Config, env: Env, params: Any, key: jax.Array) -> State:
     """A state before the first update: fresh network, environments reset.
 
@@ -198,7 +164,7 @@ def init(config: Config, env: Env, params: Any, key: jax.Array) -> State:
         TypeError: The action space does not suit ``config.distribution``, or the observation is not a vector.
     """
     config.validate()
-    low, high, actions = _action_range(config, env, params)
+    low, high, actions = action_range(config, env, params)
     key_network, key_envs, key = jax.random.split(key, 3)
     obs, env_state = jax.vmap(env.reset, (0, None))(jax.random.split(key_envs, config.num_envs), params)
     if obs.ndim != 2:
@@ -240,9 +206,9 @@ def collect(config: Config, env: Env, params: Any, state: State) -> tuple[State,
 
     def tick(carry: State, key_tick: jax.Array) -> tuple[State, tuple[jax.Array, ...]]:
         key_act, key_env = jax.random.split(key_tick)
-        distribution = distribution_of(config, state.network, _normalised(config, state.obs_moments, carry.obs))
+        distribution = distribution_of(config, state.network, normalised(config, state.obs_moments, carry.obs))
         raw = distribution.sample(key_act)
-        action = _to_env(config, state.action_low, state.action_high, distribution.to_action(raw))
+        action = to_env(config, state.action_low, state.action_high, distribution.to_action(raw))
         keys = jax.random.split(key_env, config.num_envs)
         obs, env_state, reward, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
             keys, carry.env_state, action, params
@@ -250,7 +216,7 @@ def collect(config: Config, env: Env, params: Any, state: State) -> tuple[State,
         # Only the value of a truncated episode's last observation cannot be read off the next tick.
         final_value = jax.lax.cond(
             jnp.any(truncated),
-            lambda: value_of(config, state.network, _normalised(config, state.obs_moments, info["final_obs"])),
+            lambda: value_of(config, state.network, normalised(config, state.obs_moments, info["final_obs"])),
             lambda: jnp.zeros(config.num_envs),
         )
         discounted = carry.discounted_return * config.discount + reward
@@ -269,7 +235,7 @@ def collect(config: Config, env: Env, params: Any, state: State) -> tuple[State,
     carry, (obs, raw, log_prob, reward, terminated, truncated, final_value, *totals) = jax.lax.scan(
         tick, state, jax.random.split(key_rollout, config.rollout_length)
     )
-    seen_obs = _normalised(config, state.obs_moments, jnp.concatenate([obs, carry.obs[None]]))
+    seen_obs = normalised(config, state.obs_moments, jnp.concatenate([obs, carry.obs[None]]))
     value = value_of(config, state.network, seen_obs)
     next_value = jnp.where(truncated, final_value, value[1:])
     steps = state.steps + config.num_envs * config.rollout_length
@@ -301,7 +267,7 @@ def update(config: Config, env: Env, state: State, rollout: Rollout) -> tuple[St
     )
     target = advantage + rollout.value
     samples = Minibatch(
-        obs=_normalised(config, state.obs_moments, rollout.obs),
+        obs=normalised(config, state.obs_moments, rollout.obs),
         raw_action=rollout.raw_action,
         log_prob=rollout.log_prob,
         advantage=(advantage - advantage.mean()) / (advantage.std() + 1e-8),
@@ -323,7 +289,9 @@ def update(config: Config, env: Env, state: State, rollout: Rollout) -> tuple[St
     state = state.replace(  # type: ignore[attr-defined]
         network=learner.network,
         optimiser=learner.optimiser,
-        obs_moments=update_moments(state.obs_moments, rollout.obs) if config.normalise_observations else state.obs_moments,
+        obs_moments=update_moments(state.obs_moments, rollout.obs)
+        if config.normalise_observations
+        else state.obs_moments,
         return_moments=return_moments,
         kl_weight=next_kl_weight(config, state.kl_weight, losses["kl"][-1].mean()),
         key=key,
@@ -397,29 +365,3 @@ def _policy(config: Config, state: State, stochastic: bool) -> PPOPolicy:
     return PPOPolicy(
         state.network, state.obs_moments, state.action_low, state.action_high, config, stochastic=stochastic
     )
-
-
-def _normalised(config: Config, moments: Moments, obs: jax.Array) -> jax.Array:
-    return normalise(moments, obs) if config.normalise_observations else obs
-
-
-def _to_env(config: Config, low: jax.Array, high: jax.Array, action: jax.Array) -> jax.Array:
-    """From ``[-1, 1]`` to the environment's range, or from an index to the environment's choice."""
-    if config.distribution == "categorical":
-        return low + action
-    return low + (0.5 * (action + 1.0)) * (high - low)
-
-
-def _action_range(config: Config, env: Env, params: Any) -> tuple[jax.Array, jax.Array, int]:
-    """Bounds of the action space, and how many entries (or choices) it has."""
-    space = env.action_space(params)
-    if isinstance(space, gymnasium.spaces.Discrete):
-        if config.distribution != "categorical":
-            raise TypeError(f"distribution must be 'categorical' for action space {space}, got {config.distribution!r}")
-        low = jnp.asarray(int(space.start), jnp.int32)
-        return low, low + int(space.n) - 1, int(space.n)
-    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1 or not space.is_bounded("both"):
-        raise TypeError(f"PPO needs a bounded Box of one dimension or a Discrete action space, got {space}")
-    if config.distribution == "categorical":
-        raise TypeError(f"distribution must be 'gaussian', 'tanh_gaussian' or 'beta' for action space {space}")
-    return jnp.asarray(space.low, jnp.float32), jnp.asarray(space.high, jnp.float32), int(space.shape[0])

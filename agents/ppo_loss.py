@@ -1,4 +1,4 @@
-"""The inside of a PPO update: evaluating the network, advantages, minibatches, loss, gradient steps. All pure functions."""
+"""The inside of a PPO update: network, advantages, minibatches, loss, gradient steps. All pure functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-
 from adarena.agents.distributions import Distribution, make_distribution
 from adarena.agents.networks import ActorCritic
 from adarena.agents.ppo_config import Config
@@ -80,8 +79,8 @@ def compute_gae(
 ) -> jax.Array:
     """Generalised advantage estimation (Schulman et al., ICLR 2016), truncation and termination apart.
 
-    A terminated episode is worth nothing from there on. A truncated one would have gone on: its last tick counts the value
-    of what it led to, but no advantage flows back over the cut from the episode that follows.
+    A terminated episode is worth nothing from there on. A truncated one would have gone on: its last tick counts the
+    value of what it led to, but no advantage flows back over the cut from the episode that follows.
 
     Args:
         reward: ``[T, B]``.
@@ -108,8 +107,8 @@ def compute_gae(
 def shuffled_rows(key: jax.Array, ticks: int, envs: int, minibatches: int) -> jax.Array:
     """Which samples of a rollout go into which minibatch, every one once.
 
-    A permutation of the environments, rolled by a random amount in each tick: each minibatch has the same number of samples
-    of every tick. Sorting ``envs`` keys costs a fraction of permuting all ``ticks * envs`` samples.
+    A permutation of the environments, rolled by a random amount in each tick: each minibatch has the same number of
+    samples of every tick. Sorting ``envs`` keys costs a fraction of permuting all ``ticks * envs`` samples.
 
     Returns:
         Indices into samples laid out ``[T * B]``, time first: ``[minibatches, ticks * envs / minibatches]`` int32.
@@ -122,7 +121,9 @@ def shuffled_rows(key: jax.Array, ticks: int, envs: int, minibatches: int) -> ja
     return grouped.swapaxes(0, 1).reshape(minibatches, -1)
 
 
-def loss(config: Config, network: Any, batch: Minibatch, kl_weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+def loss(
+    config: Config, network: Any, batch: Minibatch, kl_weight: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The scalar that a gradient step lowers, and its parts (scalars, float32)."""
     outputs, log_std, value = module_of(config, network).apply({"params": network}, batch.obs)
     distribution = make_distribution(config.distribution, outputs, log_std)

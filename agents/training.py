@@ -1,4 +1,4 @@
-"""The loop of training, for any algorithm: a host loop over one compiled program that makes several updates for all seeds.
+"""The loop of training, for any algorithm: a host loop over one program that makes several updates for all seeds.
 
 Between programs ("chunks") there is time for logging, evaluation and checkpoints.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,10 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
-from tqdm import tqdm
-
 from adarena.agents import checkpoint as checkpoints
 from adarena.envs.core import Env
+from tqdm import tqdm
 
 InitFn = Callable[[Any, Env, Any, jax.Array], Any]
 """``(config, env, params, key) -> state``, for one seed."""
@@ -54,7 +52,8 @@ def run(
     """Trains one learner a seed under ``jax.vmap``.
 
     Args:
-        init: Makes the state of one seed. A module-level function: it is part of the key under which programs are cached.
+        init: Makes the state of one seed. A module-level function: it is part of the key under which programs are
+            cached.
         advance: Makes one update of one seed; likewise.
         config: Hyper-parameters, a flax dataclass. A leaf is one number, or has one entry a seed.
         env: The environment, static.
@@ -65,14 +64,14 @@ def run(
         chunk_updates: Updates between two looks from outside.
         on_chunk: Called after each chunk.
         checkpoint: Folder for a checkpoint after each chunk (after ``on_chunk``); the two newest are kept.
-        resume: Whether to go on from the newest checkpoint in ``checkpoint``, if there is one. The bits are those of a run
-            that was never stopped, provided that config, environment, parameters and seeds are the same.
+        resume: Whether to go on from the newest checkpoint in ``checkpoint``, if there is one. The bits are those of
+            a run that was never stopped, provided that config, environment, parameters and seeds are the same.
         progress: Whether to show a progress bar.
 
     Returns:
-        The states stacked over seeds, leaves ``[S, ...]``, and the learning curve: a row a seed and update, with columns
-        ``seed``, ``update``, ``step`` (environment steps of that seed so far), one a metric, and ``wall_seconds`` (since the
-        start, at the end of the chunk; time before a resumption counts).
+        The states stacked over seeds, leaves ``[S, ...]``, and the learning curve: a row a seed and update, with
+        columns ``seed``, ``update``, ``step`` (environment steps of that seed so far), one a metric, and
+        ``wall_seconds`` (since the start, at the end of the chunk; time before a resumption counts).
 
     Raises:
         ValueError: An argument or a config's leaf is not allowed.
@@ -193,7 +192,10 @@ def _spread(config: Any, count: int) -> Any:
 def _identity(config: Any, env: Env, params: Any, seeds: Sequence[int]) -> dict[str, Any]:
     """What must be the same for a resumed run to be the run that was stopped."""
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    numbers = {name: str(np.asarray(value).tolist()) if isinstance(value, jax.Array) else str(value) for name, value in fields.items()}
+    numbers = {
+        name: str(np.asarray(value).tolist()) if isinstance(value, jax.Array) else str(value)
+        for name, value in fields.items()
+    }
     return {"seeds": [int(seed) for seed in seeds], **numbers, "env": repr(env), "params": checkpoints.digest(params)}
 
 
@@ -201,7 +203,8 @@ def _last_return(rows: pl.DataFrame) -> float:
     """Mean over seeds of the last update's episode return; NaN where the algorithm reports none."""
     if "episode_return" not in rows.columns:
         return float("nan")
-    return float(rows.filter(pl.col("update") == pl.col("update").max())["episode_return"].mean())  # type: ignore[arg-type]
+    return float(rows.filter(pl.col("update") == pl.col("update").max())["episode_return"].mean())  # type:
+    ignore[arg - type]
 
 
 def _check(seeds: Sequence[int], total_steps: int, chunk_updates: int, checkpoint: Any, resume: bool) -> None:

@@ -58,6 +58,7 @@ class State:
         control: Memory of the rivals' control laws, arrays ``[N]``.
         accounts: Books, arrays ``[N]``.
         last_spend: ``[N]`` currency units paid in the last tick.
+        exhausted: ``[N]`` bool: whether the advertiser has met a charge that it could not pay.
         pending: ``[T, N]`` value that will be reported in the next ``1 ... T`` ticks; None without delays.
         history: What the seat has seen.
         score: Score so far, of the value reported.
@@ -75,6 +76,7 @@ class State:
     control: rivals.Control
     accounts: Accounts
     last_spend: jax.Array
+    exhausted: jax.Array
     pending: jax.Array | None
     history: History
     score: jax.Array
@@ -94,6 +96,9 @@ class AutoBid(Env):
     **Reward**: float32, the change of the running score, value x min(1, (target / cost per value)^2), in units of value
     (conversions; currency units for ``"roas"``). Undiscounted rewards add up to the day's score, so no shaping changes the
     order of policies. With delays the running score counts what has been reported; the last tick settles the rest.
+
+    **Budgets**: an advertiser, the seat included, bids until the first charge that it cannot pay and then pauses for the
+    day, as campaigns limited by their budget do.
 
     **End**: ``terminated`` after ``ticks`` ticks. A seat out of money stays and can only wait. Never ``truncated``.
 
@@ -210,6 +215,7 @@ class AutoBid(Env):
             control=rivals.begin(draws.start),
             accounts=open_accounts(self.advertisers),
             last_spend=jnp.zeros(self.advertisers, jnp.float32),
+            exhausted=jnp.zeros(self.advertisers, bool),
             pending=jnp.zeros((self.ticks, self.advertisers), jnp.float32) if self.delay else None,
             history=empty_history(self.ticks),
             score=jnp.float32(0.0),
@@ -228,7 +234,7 @@ class AutoBid(Env):
             scale=jnp.exp(levels) * reference * worth,
             factor=self._factor(state, params),
             worth=worth,
-            remaining=jnp.maximum(state.budget - state.accounts.spend, 0.0),
+            remaining=jnp.where(state.exhausted, 0.0, jnp.maximum(state.budget - state.accounts.spend, 0.0)),
         )
         here = self._visit(state, params)
         luck = None
@@ -246,6 +252,7 @@ class AutoBid(Env):
             control=control,
             accounts=accounts,
             last_spend=result.spend,
+            exhausted=state.exhausted | result.short,
             pending=pending,
             history=history,
             score=new_score,

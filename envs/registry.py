@@ -35,6 +35,7 @@ def register(env_id: str, env_class: type[Env], **defaults: Any) -> None:
     if known is not None and known[0].__qualname__ != env_class.__qualname__:
         raise ValueError(f"env_id {env_id!r} is taken by {known[0].__qualname__}; choose another name or version")
     _REGISTRY[env_id] = (env_class, defaults)
+    gymnasium.registry.pop(env_id, None)  # registering a class again is silent here: a module may be run twice
     gymnasium.register(
         id=env_id,
         entry_point="adarena.envs.adapters.gymnasium:GymnasiumEnv",

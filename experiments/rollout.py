@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -25,6 +24,7 @@ from tqdm import tqdm
 # An episode's reset key is the case's key itself. Keys of steps and actions come from it by a constant that no
 # environment is likely to fold in for streams of its own (it would then meet its own draws again).
 _STREAMS = 0x5EED57E9
+_LARGE = 65536  # numbers in a policy beyond which it is not copied to each of its episodes
 
 
 class Rollout(NamedTuple):
@@ -66,11 +66,9 @@ def rollout(
         keys: ``[C]`` typed keys; each is the reset key of its case.
         cases: Name of a numeric field of ``params`` to ``[C, ...]``, the value for each case. None by default.
         record: Series to keep: ``"action"``, ``"reward"``, names of observation entries (as the policy saw them when
-            it chose the action of that tick), names of entries of ``info``. Where a name is both an observation's and
-            info's, say ``"obs.NAME"`` or ``"info.NAME"``.
+            it chose that tick's action) and of ``info``; ``"obs.NAME"`` or ``"info.NAME"`` where both have a name.
         bound: Whether to compute ``env.bound`` where there is one.
-        chunk: Largest number of episodes at a time. Chunks are of equal size (the last is padded), so they share one
-            compilation. Results do not depend on it beyond rounding.
+        chunk: Largest number of episodes at a time; all chunks share one compilation. Results depend on it by rounding.
         label: What the progress bar, shown after two seconds, says.
 
     Raises:
@@ -80,13 +78,15 @@ def rollout(
         RuntimeError: An episode did not end within ``env.max_steps(params)``.
     """
     plan, cases = _prepare(env, params, policy, keys, cases, record, bound, chunk)
-    if policy.jittable:
-        leaves = jax.tree.map(lambda leaf: leaf[None], _leaves(policy)) if plan.constant is None else None
-        run = functools.partial(_run, plan, params, leaves, jnp.arange(1))
-    else:
-        run = functools.partial(_run_in_python, plan, params, policy)
-    parts = _in_chunks(run, keys, cases, 1, chunk, label, pad=policy.jittable)
-    return Rollout(*({name: value[0] for name, value in part.items()} for part in parts))
+    whole = None if plan.constant is not None else _leaves(policy) if policy.jittable else policy
+
+    def run(at: np.ndarray) -> Any:
+        chosen = {name: values[at] for name, values in cases.items()}
+        if policy.jittable:
+            return _run(plan, False, params, whole, keys[at], chosen)
+        return _run_in_python(plan, params, policy, keys[at], chosen)
+
+    return Rollout(*_in_chunks(run, len(keys), chunk, label, pad=policy.jittable))
 
 
 def rollout_seeds(
@@ -107,7 +107,8 @@ def rollout_seeds(
         env, params, cases, record, bound, label: As in `rollout`.
         policies: A jittable policy, a pytree whose every leaf has a leading axis ``[S, ...]``.
         keys: ``[C]``, the same cases for every one.
-        chunk: Largest number of episodes (policies times cases) at a time; at least one case for all policies.
+        chunk: Largest number of episodes (policies times cases) at a time; with that many or more, one compilation
+            serves any number of policies and cases.
 
     Raises:
         TypeError: As in `rollout`, or the policy is not jittable or no pytree.
@@ -118,13 +119,24 @@ def rollout_seeds(
     if not policies.jittable or plan.constant is not None:
         raise TypeError(f"policies must be a jittable pytree stacked over seeds, got {type(policies).__name__}")
     leaves = _leaves(policies)
-    sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(leaves)}
-    if len(sizes) != 1 or sizes == {()}:
-        shapes = sorted({leaf.shape for leaf in jax.tree.leaves(leaves)})
-        raise ValueError(f"every leaf of policies must have the same leading axis of seeds, got shapes {shapes}")
-    seeds = sizes.pop()[0]
-    run = functools.partial(_run, plan, params, leaves, jnp.arange(seeds))
-    return Rollout(*_in_chunks(run, keys, cases, seeds, chunk, label))
+    shapes = {leaf.shape for leaf in jax.tree.leaves(leaves)}
+    sizes = {shape[:1] for shape in shapes}
+    if len(sizes) != 1 or sizes <= {(), (0,)}:
+        raise ValueError(
+            f"every leaf of policies must have the same leading axis of seeds, got shapes {sorted(shapes)}"
+        )
+    seeds, count = sizes.pop()[0], len(keys)
+    if sum(leaf.size for leaf in jax.tree.leaves(leaves)) > seeds * _LARGE:
+        each = (jax.tree.map(lambda x, s=s: x[s], leaves) for s in range(seeds))
+        rest: dict[str, Any] = {"record": record, "bound": bound, "chunk": chunk, "label": label}
+        return jax.tree.map(lambda *x: np.stack(x), *(rollout(env, params, one, keys, cases, **rest) for one in each))
+
+    def run(at: np.ndarray) -> Any:
+        chosen = {name: values[at % count] for name, values in cases.items()}
+        return _run(plan, True, params, jax.tree.map(lambda x: x[at // count], leaves), keys[at % count], chosen)
+
+    parts = _in_chunks(run, seeds * count, chunk, label)
+    return jax.tree.map(lambda x: x.reshape(seeds, count, *x.shape[1:]), Rollout(*parts))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,9 +153,7 @@ class _Plan:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Held:
-    """A policy that cannot be compared by value: equal to nothing but itself, so each call compiles anew."""
-
+class _Held:  # a policy that cannot be compared by value: equal to nothing but itself, so each call compiles anew
     policy: Any
 
 
@@ -231,31 +241,24 @@ def _leaves(policy: Policy) -> Any:
 
 
 def _in_chunks(
-    run: Callable[..., tuple[dict[str, Any], dict[str, Any], Any]],
-    keys: jax.Array,
-    cases: dict[str, jax.Array],
-    policies: int,
-    chunk: int,
-    label: str,
-    pad: bool = True,
+    run: Callable[[np.ndarray], Any], count: int, chunk: int, label: str, pad: bool = True
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Calls ``run`` on equal shares of the cases and joins what comes back along axis 1, after that of policies."""
-    count = len(keys)
-    pieces = min(count, math.ceil(count * policies / chunk))
-    size = math.ceil(count / pieces)
+    """Calls ``run`` on indices of episodes, at most ``chunk`` at a time, and joins what comes back.
+
+    With ``chunk`` episodes or more, every call gets ``chunk`` (the last one is padded), whatever the number in all.
+    """
+    size = min(count, chunk)
     parts: list[list[dict[str, np.ndarray]]] = []
-    with tqdm(total=count * policies, desc=label, unit="episode", delay=2.0, disable=None, leave=False) as bar:
+    with tqdm(total=count, desc=label, unit="episode", delay=2.0, disable=None, leave=False) as bar:
         for start in range(0, count, size):
             kept = min(size, count - start)
             at = np.minimum(np.arange(start, start + (size if pad else kept)), count - 1)
-            metrics, series, alive = run(keys[at], {name: values[at] for name, values in cases.items()})
+            metrics, series, alive = run(at)
             if np.any(np.asarray(alive)):
                 raise RuntimeError("an episode did not end within env.max_steps(params); its result would be partial")
-            parts.append([{name: np.asarray(x)[:, :kept] for name, x in part.items()} for part in (metrics, series)])
-            bar.update(kept * policies)
-    metrics, series = (
-        {name: np.concatenate([p[i][name] for p in parts], axis=1) for name in parts[0][i]} for i in (0, 1)
-    )
+            parts.append([{name: np.asarray(x)[:kept] for name, x in part.items()} for part in (metrics, series)])
+            bar.update(kept)
+    metrics, series = ({name: np.concatenate([p[i][name] for p in parts]) for name in parts[0][i]} for i in (0, 1))
     return metrics, series
 
 
@@ -265,7 +268,6 @@ def _with(params: Any, case: dict[str, jax.Array]) -> Any:
 
 
 def _begin(plan: _Plan, params: Any, key: jax.Array, case: dict[str, jax.Array]) -> _Running:
-    """Resets."""
     obs, state = plan.env.reset(key, _with(params, case))
     return _Running(obs, state, jnp.asarray(True), jnp.zeros(()), jnp.zeros((), jnp.int32))
 
@@ -355,19 +357,18 @@ def _episode(plan: _Plan, params: Any, policy: Any, key: jax.Array, case: dict[s
     return _finish(plan, params, case, running, infos), series, running.alive
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _run(
-    plan: _Plan, params: Any, policies: Any, index: jax.Array, keys: jax.Array, cases: dict[str, jax.Array]
+    plan: _Plan, stacked: bool, params: Any, policy: Any, keys: jax.Array, cases: dict[str, jax.Array]
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array], jax.Array]:
-    """Plays ``[S, C]`` episodes. ``params`` stay outside both vmaps: their large arrays are never batched."""
+    """Plays ``[C]`` episodes, of one policy or (``stacked``) each of its own; ``params`` are never batched."""
 
-    def one(policy: Any, _: jax.Array, key: jax.Array, case: dict[str, jax.Array]) -> Any:
+    def one(policy: Any, key: jax.Array, case: dict[str, jax.Array]) -> Any:
         if plan.constant is not None:
             policy = plan.constant.policy if isinstance(plan.constant, _Held) else plan.constant
         return _episode(plan, params, policy, key, case)
 
-    each_case = jax.vmap(one, in_axes=(None, None, 0, 0))
-    return jax.vmap(each_case, in_axes=(0, 0, None, None))(policies, index, keys, cases)
+    return jax.vmap(one, in_axes=(0 if stacked else None, 0, 0))(policy, keys, cases)
 
 
 _begin_all = jax.jit(jax.vmap(_begin, in_axes=(None, None, 0, 0)), static_argnums=0)
@@ -399,4 +400,4 @@ def _run_in_python(
         kept.append(jax.tree.map(np.asarray, out))
     series, infos = jax.tree.map(lambda *ticks: np.stack(ticks, axis=1), *kept)
     metrics = _finish_all(plan, params, cases, running, infos)
-    return jax.tree.map(lambda x: np.asarray(x)[None], (metrics, series, running.alive))
+    return metrics, series, np.asarray(running.alive)

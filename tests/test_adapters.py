@@ -17,8 +17,16 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 import adarena.envs
-from adarena.envs.adapters.gymnasium import GymnasiumEnv, check_action, programs, reset_key, step_key
+from adarena.envs.adapters.gymnasium import (
+    GymnasiumEnv,
+    check_action,
+    check_render_mode,
+    programs,
+    reset_key,
+    step_key,
+)
 from adarena.envs.adapters.vector import JaxVectorEnv
+from adarena.envs.core import Env
 
 IDS = sorted(adarena.envs.registered())
 MINE = minimal_env.ENV_ID
@@ -104,6 +112,10 @@ def test_unhashable_environment_is_refused_by_name() -> None:
         programs(env)
 
 
+class Undrawn(minimal_env.SecondPriceEnv):
+    render = Env.render
+
+
 def test_render_modes() -> None:
     env = gym.make(MINE, render_mode="rgb_array")
     env.reset(seed=0)
@@ -113,6 +125,9 @@ def test_render_modes() -> None:
     assert GymnasiumEnv(MINE).render() is None
     with pytest.raises(ValueError, match="render_mode must be None or one of"):
         GymnasiumEnv(MINE, render_mode="human")
+    check_render_mode(Undrawn(), None)
+    with pytest.raises(TypeError, match="render_mode must be None, for Undrawn draws no picture, got 'rgb_array'"):
+        check_render_mode(Undrawn(), "rgb_array")
     batch = JaxVectorEnv(MINE, num_envs=2, render_mode="rgb_array")
     with pytest.raises(ResetNeeded):
         batch.render()

@@ -37,7 +37,7 @@ def test_exogenous_entries_are_checked() -> None:
         check_env(SecondPriceEnv(), exogenous=("tide",))
 
 
-# Broken environments: each departs from the sound one in one respect ----------------------------------------------------
+# Broken environments: each departs from the sound one in one respect -------------------------------------------------
 
 
 @dataclasses.dataclass

@@ -177,13 +177,13 @@ def test_an_episode_is_what_reset_and_step_give() -> None:
     np.testing.assert_allclose(result.metrics["spent"], result.metrics["cost_sum"], atol=1e-5)
 
 
-@pytest.mark.parametrize("env", [Shop(), Measured()])
-def test_python_loop_gives_what_the_scan_gives(env: Shop) -> None:
+def test_python_loop_gives_what_the_scan_gives() -> None:
+    env = Measured()
     keys, record = _keys(7), ("action", "reward", "left", "both", "seat")
     cases = {"budget": np.linspace(0.6, 5.0, 7), "seat": np.arange(7)}
     fast = rollout(env, env.default_params(), Bidder(0.5, 0.1), keys, cases, record=record)
     policy = NumpyBidder(0.5, 0.1)
-    slow = rollout(env, env.default_params(), policy, keys, cases, record=record, chunk=3)
+    slow = rollout(env, env.default_params(), policy, keys, cases, record=record, chunk=4)
     assert list(fast.metrics) == list(slow.metrics)
     assert list(fast.series) == list(slow.series)
     for ours, theirs in ((fast.metrics, slow.metrics), (fast.series, slow.series)):
@@ -217,7 +217,7 @@ def test_shapes_and_dtypes() -> None:
     }
     assert result.metrics["return"].dtype == np.float32
     assert "cost_sum" not in rollout(env, env.default_params(), Bidder(0.6), _keys(5), bound=False).metrics
-    assert set(rollout(Shop(), env.default_params(), Bidder(0.6), _keys(5)).metrics) == {"return", "length"}
+    assert set(rollout(Shop(), env.default_params(), Bidder(0.6), _keys(3)).metrics) == {"return", "length"}
 
 
 def test_equal_keys_are_equal_markets() -> None:
@@ -303,20 +303,43 @@ def test_policies_that_are_no_pytrees() -> None:
     assert rollout(env, params, policy, keys, record=("action",)).series["action"].max() == 0.25
 
 
-def test_seeds_are_the_policies_one_by_one() -> None:
+def test_seeds_are_the_policies_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     env, keys, cases = Measured(), _keys(5), {"seat": np.arange(5)}
     levels = np.array([0.2, 0.5, 0.8], np.float32)
     stacked = Bidder(jnp.asarray(levels), jnp.full(3, 0.1))
-    for chunk in (256, 6, 1):
+    alone = [rollout(env, env.default_params(), Bidder(x, 0.1), keys, cases, record=("cost", "seat")) for x in levels]
+    for chunk, large in ((256, 65536), (6, 65536), (256, 1)):
+        monkeypatch.setattr(module, "_LARGE", large)  # the last: as if each were a network too large to be copied
         together = rollout_seeds(env, env.default_params(), stacked, keys, cases, record=("cost", "seat"), chunk=chunk)
         assert together.metrics["return"].shape == (3, 5)
         assert together.series["cost"].shape == (3, 5, 12)
         assert (together.series["seat"][:, :, 0] == np.arange(5)).all()
-        for s, level in enumerate(levels):
-            alone = rollout(env, env.default_params(), Bidder(level, 0.1), keys, cases, record=("cost",))
-            for name in alone.metrics:
-                np.testing.assert_allclose(together.metrics[name][s], alone.metrics[name], rtol=1e-5, atol=1e-5)
-            np.testing.assert_allclose(together.series["cost"][s], alone.series["cost"], atol=1e-5)
+        for s in range(3):
+            for name, expected in alone[s].metrics.items():
+                np.testing.assert_allclose(together.metrics[name][s], expected, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(together.series["cost"][s], alone[s].series["cost"], atol=1e-5)
+
+
+def test_numbers_of_candidates_share_a_program() -> None:
+    env, params = Shop(ticks=10), Shop().default_params()
+    rollout_seeds(env, params, Bidder(jnp.ones(4), jnp.ones(4)), _keys(6), chunk=8)
+    before = TRACES["step"]
+    rollout_seeds(env, params, Bidder(jnp.ones(2), jnp.ones(2)), _keys(9), chunk=8)
+    assert TRACES["step"] == before
+
+
+def test_policies_without_numbers() -> None:
+    class Fixed(flax.struct.PyTreeNode):
+        jittable: bool = flax.struct.field(pytree_node=False, default=True)
+
+        def init(self, params: ShopParams) -> None:
+            return None
+
+        def act(self, key: jax.Array, carry: None, obs: jax.Array) -> tuple[None, jax.Array]:
+            return None, obs[1:] * 0.0 + 0.4
+
+    result = rollout(Shop(), Shop().default_params(), Fixed(), _keys(2), record=("action",))
+    assert result.series["action"].max() == np.float32(0.4)
 
 
 def test_large_arrays_are_not_batched() -> None:
@@ -324,12 +347,11 @@ def test_large_arrays_are_not_batched() -> None:
     plan, cases = module._prepare(
         env, env.default_params(), Bidder(0.5), _keys(64), {"seat": np.arange(64)}, (), True, 64
     )
-    leaves = jax.tree.map(lambda x: x[None], module._leaves(Bidder(0.5)))
-    jaxpr = jax.make_jaxpr(module._run, static_argnums=0)(
-        plan, env.default_params(), leaves, jnp.arange(1), _keys(64), cases
-    )
-    assert "64,1000]" not in str(jaxpr)
-    assert "1000]" in str(jaxpr)
+    for stacked, policy in ((False, Bidder(0.5)), (True, Bidder(jnp.ones(64), jnp.ones(64)))):
+        arguments = (plan, stacked, env.default_params(), module._leaves(policy), _keys(64), cases)
+        text = str(jax.make_jaxpr(module._run, static_argnums=(0, 1))(*arguments))
+        assert "f32[64,1000]" not in text
+        assert "f32[1000]" in text
 
 
 @pytest.mark.parametrize(
@@ -370,6 +392,8 @@ def test_bad_stacks() -> None:
         rollout_seeds(env, params, Bidder(jnp.ones(2), jnp.ones(3)), keys)
     with pytest.raises(ValueError, match=r"same leading axis of seeds, got shapes \[\(\)\]"):
         rollout_seeds(env, params, Bidder(0.5), keys)
+    with pytest.raises(ValueError, match=r"same leading axis of seeds, got shapes \[\(0,\)\]"):
+        rollout_seeds(env, params, Bidder(jnp.ones(0), jnp.ones(0)), keys)
     with pytest.raises(TypeError, match="policies must be a jittable pytree stacked over seeds, got _NumpyBidder"):
         rollout_seeds(env, params, NumpyBidder(0.5, 0.0), keys)
     with pytest.raises(TypeError, match="policies must be a jittable pytree stacked over seeds, got _Frozen"):

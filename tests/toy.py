@@ -9,9 +9,8 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
-
 from adarena.envs.core import Entry, Env, StepResult, box_of
+from flax import struct
 
 
 @struct.dataclass
@@ -41,7 +40,7 @@ class TargetEnv(Env):
     noise_entries: int = 1
 
     @property
-    def OBSERVATION(self) -> tuple[Entry, ...]:  # type: ignore[override]
+    def OBSERVATION(self) -> tuple[Entry, ...]:  # type: ignore[override]  # noqa: N802
         noise = [Entry(f"noise_{i}", "none", -1.0, 1.0, "Says nothing.") for i in range(self.noise_entries)]
         shown = Entry("target", "action", -1.0, 1.0, "The best action.")
         return (shown, Entry("time", "share", 0.0, 1.0, "Share of the ticks done."), *noise)
@@ -86,8 +85,9 @@ class EndlessParams:
 class EndlessEnv(Env):
     """Pays the same each tick, whatever is done, and never ends; every ``limit`` ticks the episode is cut.
 
-    With discount ``g`` every state is worth reward / (1 - g) if the cut is a truncation, and less, the nearer the end, if it is
-    taken for a termination (``terminates``). The observation is constant, so that nothing tells when the cut comes.
+    With discount ``g`` every state is worth reward / (1 - g) if the cut is a truncation, and less, the nearer the
+    end, if it is taken for a termination (``terminates``). The observation is constant, so that nothing tells when
+    the cut comes.
     """
 
     OBSERVATION: ClassVar[tuple[Entry, ...]] = (Entry("one", "none", 0.0, 1.0, "Always one."),)

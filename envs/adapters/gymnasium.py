@@ -128,11 +128,16 @@ def check_render_mode(env: Env, render_mode: str | None) -> None:
     """Refuses a mode that ``env`` does not have.
 
     Raises:
+        TypeError: ``env`` draws no picture at all (as if the argument did not exist, which Stable-Baselines3 expects).
         ValueError: No such mode.
     """
-    allowed = render_modes(env)
-    if render_mode is not None and render_mode not in allowed:
-        raise ValueError(f"render_mode must be None or one of {allowed} for {type(env).__name__}, got {render_mode!r}")
+    if render_mode is None:
+        return
+    allowed, name = render_modes(env), type(env).__name__
+    if not allowed:
+        raise TypeError(f"render_mode must be None, for {name} draws no picture, got {render_mode!r}")
+    if render_mode not in allowed:
+        raise ValueError(f"render_mode must be None or one of {allowed} for {name}, got {render_mode!r}")
 
 
 def check_action(action: Any, space: gymnasium.Space, *, batch: int | None = None, skip: Any = None) -> np.ndarray:
@@ -233,7 +238,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
 
         Raises:
             KeyError: No such name.
-            TypeError: A change names no field.
+            TypeError: A change names no field, or a render mode is given and the environment draws no picture.
             ValueError: A change's value or the render mode is not allowed.
         """
         self.functional, params = make(env_id, **changes)

@@ -71,7 +71,9 @@ class Log:
         if rows.is_empty():
             known = sorted(self.frame["advertiser"].cast(pl.String).unique().to_list())
             raise LogError(f"advertiser={advertiser!r} is not in the log; it holds {', '.join(known)}")
-        return dataclasses.replace(self, frame=rows)
+        rows = rows.with_columns((pl.col("day").rank("dense") - 1).cast(pl.Int32).alias("day"))
+        report = dataclasses.replace(self.report, rows_kept=rows.height, clicks=int(rows["click"].sum()))
+        return dataclasses.replace(self, frame=rows, report=report)
 
 
 def read_log(

@@ -84,7 +84,10 @@ def detect_layout(lines: Sequence[str], where: str) -> FileLayout:
     if width in _COLUMNS:
         return _detect_columns(lines, width, where)
     families = Counter(_family(line) for line in lines)
-    family = families.most_common(1)[0][0]
+    strange = families.pop(None, 0)
+    family, count = families.most_common(1)[0] if families else (None, 0)
+    # A header is one strange line, and may stand above a single row.
+    family = family if count >= strange else None
     if family == "yzx" or family == "yzbx":
         return FileLayout(family, (), _family(lines[0]) is None and lines[0].strip()[:1].isalpha(), "impression")
     if family == "pctr":

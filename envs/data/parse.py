@@ -201,8 +201,9 @@ def _column_values(layout: FileLayout) -> list[pl.Expr]:
 def _sparse(frame: pl.DataFrame, layout: FileLayout) -> tuple[pl.DataFrame, list[_Check], list[pl.Expr]]:
     """``y z x...`` and ``y z b x...``; features go to a list column, for the pCTR model."""
     fields = ["y", "z", "b"][: 3 if layout.name == "yzbx" else 2]
-    pattern = r"^\s*" + "".join(rf"(?P<{name}>\S+)\s+" for name in fields) + r"(?P<x>\S.*?)\s*$"
-    frame = frame.with_columns(pl.col("line").str.extract_groups(pattern).alias("fields")).unnest("fields")
+    clean = pl.col("line").str.replace_all(r"\s+", " ").str.strip_chars()
+    split = clean.str.splitn(" ", len(fields) + 1).struct.rename_fields([*fields, "x"])
+    frame = frame.with_columns(split.alias("fields")).unnest("fields")
     checks = [
         _Check("'" + " ".join(fields) + " id:1 id:1 ...' expected", pl.col("x").is_null(), pl.col("line")),
         _Check("y (click) must be 0 or 1", ~pl.col("y").is_in(["0", "1"]), pl.col("y")),
@@ -210,9 +211,9 @@ def _sparse(frame: pl.DataFrame, layout: FileLayout) -> tuple[pl.DataFrame, list
     ]
     if "b" in fields:
         checks.append(_Check(f"b (bid) must be {_PRICE_RULE}", _outside(_integer("b"), 0, _MAX_FEN), pl.col("b")))
-    whole = pl.col("x").str.contains(r"^\d{1,9}:1(\s+\d{1,9}:1)*$")
+    whole = pl.col("x").str.contains(r"^[0-9]{1,9}:1( [0-9]{1,9}:1)*$")
     checks.append(_Check("features must read id:1, id a whole number", ~whole, pl.col("x")))
-    features = pl.col("x").str.replace_all(":1", " ", literal=True).str.replace_all(r"\s+", " ").str.strip_chars()
+    features = pl.col("x").str.replace_all(":1", "", literal=True)
     values = [
         *_no_time(),
         _money(_integer("z")).alias("price"),

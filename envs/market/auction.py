@@ -88,17 +88,21 @@ def rank(score: jax.Array, priority: jax.Array, slots: int) -> Ranking:
         priority: ``[N, M]`` int32 from `tie_priority`.
         slots: ``K``.
     """
-    advertisers = score.shape[0]
+    advertisers, impressions = score.shape
     low = (1 << max(1, (advertisers - 1).bit_length())) - 1
-    index = jnp.arange(advertisers, dtype=jnp.int32)[:, None]
+    last_score = jnp.full(impressions, jnp.inf, score.dtype)
+    last_priority = jnp.zeros(impressions, priority.dtype)
     best, winner = [], []
-    for _ in range(slots):
-        top = jnp.maximum(score.max(axis=0), 0.0)
-        who = jnp.where(score == top[None, :], priority, -1).max(axis=0) & low
-        winner.append(jnp.where(top > 0.0, who, -1))
+    for k in range(slots + 1):
+        # Everybody ranked below the last winner; no masked copy of the scores is ever written.
+        below = (score < last_score) | ((score == last_score) & (priority < last_priority))
+        top = jnp.where(below, score, 0.0).max(axis=0)
         best.append(top)
-        score = jnp.where(index == winner[-1][None, :], 0.0, score)
-    best.append(jnp.maximum(score.max(axis=0), 0.0))
+        if k == slots:
+            break
+        first = jnp.where(below & (score == top), priority, -1).max(axis=0)
+        winner.append(jnp.where(top > 0.0, first & low, -1))
+        last_score, last_priority = top, first
     return Ranking(jnp.stack(best), jnp.stack(winner))
 
 

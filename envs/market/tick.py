@@ -7,6 +7,7 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+
 from adarena.envs.market.auction import (
     AuctionRules,
     Ranking,
@@ -16,7 +17,7 @@ from adarena.envs.market.auction import (
     rival_scores,
     tie_priority,
 )
-from adarena.envs.market.ledger import book, settle
+from adarena.envs.market.ledger import Settlement, book, settle
 from adarena.envs.market.response import Response, ResponseDraws, exposure_probability, respond
 from adarena.envs.market.traffic import Bank
 from adarena.envs.market.values import prediction_factor
@@ -103,6 +104,7 @@ class TickResult(NamedTuple):
         click: Clicks.
         conversion: Conversions.
         value: Conversions, or their worth.
+        short: ``[N]`` bool: met a charge that it could not pay, and left there.
         clearings: Int32, how often the tick was cleared.
     """
 
@@ -112,6 +114,7 @@ class TickResult(NamedTuple):
     click: jax.Array
     conversion: jax.Array
     value: jax.Array
+    short: jax.Array
     clearings: jax.Array
 
 
@@ -195,16 +198,15 @@ def run_tick(
         return Cleared(ranking, price, response), ranking.winner, price * getattr(response, _EVENT[rules.charge])
 
     settlement = settle(clear, bidders.remaining, impressions)
-    return _account(settlement.outcome, settlement.spend, settlement.clearings, visit, bidders.worth)
+    return _account(settlement, visit, bidders.worth)
 
 
 _EVENT = {"impression": "exposure", "click": "click", "conversion": "conversion"}
 
 
-def _account(
-    cleared: Cleared, spend: jax.Array, clearings: jax.Array, visit: Visit, worth: jax.Array
-) -> TickResult:
-    """Sums a cleared tick by advertiser."""
+def _account(settlement: Settlement, visit: Visit, worth: jax.Array) -> TickResult:
+    """Sums a settled tick by advertiser."""
+    cleared: Cleared = settlement.outcome
     advertisers = worth.shape[0]
     winner, response = cleared.ranking.winner, cleared.response
     conversion = book(winner, response.conversion, advertisers)
@@ -213,12 +215,13 @@ def _account(
         value = book(winner, response.conversion * visit.bank.worth[visit.block], advertisers) * worth
     return TickResult(
         cleared=cleared,
-        spend=spend,
+        spend=settlement.spend,
         exposure=book(winner, response.exposure, advertisers),
         click=book(winner, response.click, advertisers),
         conversion=conversion,
         value=value,
-        clearings=clearings,
+        short=settlement.leaves_at < visit.weight.shape[0],
+        clearings=settlement.clearings,
     )
 
 

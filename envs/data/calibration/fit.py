@@ -20,8 +20,10 @@ _TAIL_FROM: Final = 0.99
 _TAIL_LEVELS: Final = (0.9925, 0.995, 0.9975, 0.999)
 _PRIOR_ROWS: Final = 500.0
 """Rows that the default's shares count for."""
+_PRIOR_LEVEL_CLICKS: Final = 2.0
+"""Clicks that the default's mean CTR counts for: few, since advertisers differ by a factor of ten."""
 _PRIOR_CLICKS: Final = 20.0
-"""Clicks that the default's CTRs count for."""
+"""Clicks that the default's profile of CTRs by visibility counts for, in each of them, at the log's own level."""
 _MIN_HOURS: Final = 20
 """Hours of the day that a log must show before its daily curve replaces the default's."""
 _HOUR0_LIMIT: Final = 1.25
@@ -41,9 +43,9 @@ def fit_calibration(
 
     Prices: empirical quantiles at every hundredth, which keeps atoms as flat stretches; above .99 a log-normal tail
     through the quantiles .90 and .99, cut at the highest price seen, for a won price does not pass the bid. Shares are
-    shrunk to the default's as if that were 500 rows, CTRs as if it were 20 clicks. The daily curve is fitted where the
-    log shows at least 20 hours of the day; hour 0 is then taken as the mean of the hours beside it where an excess
-    there shows the known artefact of the logging.
+    shrunk to the default's as if that were 500 rows, the mean CTR as if it were 2 clicks, and those by visibility as 20
+    clicks each. The daily curve is fitted where the log shows at least 20 hours of the day; hour 0 is then taken as the
+    mean of the hours beside it where an excess there shows the known artefact of the logging.
 
     Args:
         log: At least 30 rows.
@@ -151,45 +153,39 @@ def _fit_daily(log: Log, ticks: int, base: Calibration, where: str) -> _Fitted:
 
 def _fit_visibility(log: Log, base: Calibration, where: str) -> _Fitted:
     rows, clicks = len(log), int(log.frame["click"].sum())
-    known = log.report.clicks_known
-    # One level for the whole log first: its CTR, shrunk; then each visibility around the default's profile there.
-    mean = (clicks + _PRIOR_CLICKS) / (rows + _PRIOR_CLICKS / base.mean_ctr) if known else base.mean_ctr
-    text = (
-        f"{where}, shrunk to the default as {_PRIOR_CLICKS:g} clicks ({clicks} in the fitted rows)" if known else None
-    )
-    result: _Fitted = [("mean_ctr", mean, text)]
+    known, text = log.report.clicks_known, None
+    mean, profile_text = base.mean_ctr, "the default's profile at the default's CTR: clicks of the log are unknown"
+    if known:
+        # One level for the whole log first, then each visibility around the default's profile at that level.
+        mean = (clicks + _PRIOR_LEVEL_CLICKS) / (rows + _PRIOR_LEVEL_CLICKS / base.mean_ctr)
+        text = f"{where} with {clicks} clicks, shrunk to the default as {_PRIOR_LEVEL_CLICKS:g} clicks"
+        profile_text = f"{where} with {clicks} clicks, shrunk to the default's profile as {_PRIOR_CLICKS:g} clicks each"
+    level: _Fitted = [("mean_ctr", mean, text)]
+    names, profile = base.visibility_names, np.array(base.visibility_ctr)
     if "visibility" not in log.frame.columns:
-        level = mean / base.mean_ctr
-        ctr = tuple(min(1.0, value * level) for value in base.visibility_ctr)
-        return [
-            *result,
-            (
-                "visibility_ctr",
-                ctr,
-                f"the default's profile at the log's CTR; {base.sources.get('visibility_ctr', '')}",
-            ),
-        ]
-    names = base.visibility_names
-    view = log.frame.select(pl.col("visibility").cast(pl.String), "click")
-    unknown = "Na" if "Na" in names else names[-1]
-    view = view.with_columns(pl.when(pl.col("visibility").is_in(names)).then("visibility").otherwise(pl.lit(unknown)))
-    grouped = view.group_by("visibility").agg(pl.len().alias("rows"), pl.col("click").cast(pl.Int64).sum())
-    counts = {name: (row_count, click_count) for name, row_count, click_count in grouped.iter_rows()}
-    seen = np.array([counts.get(name, (0, 0)) for name in names], np.float64)
+        scaled = np.minimum(profile * mean / base.mean_ctr, 1.0)
+        return [*level, ("visibility_ctr", _floats(scaled), "the default's profile at the log's CTR")]
+    seen = _by_visibility(log, names)
     share = (seen[:, 0] + _PRIOR_ROWS * np.array(base.visibility_share)) / (rows + _PRIOR_ROWS)
     share /= share.sum()
-    profile = np.array(base.visibility_ctr)
-    prior = np.maximum(profile * mean / float(share @ profile), 1e-12)
-    rates = (seen[:, 1] + _PRIOR_CLICKS) / (seen[:, 0] + _PRIOR_CLICKS / prior) if known else prior
+    rates = np.maximum(profile * mean / float(share @ profile), 1e-12)
+    if known:
+        rates = (seen[:, 1] + _PRIOR_CLICKS) / (seen[:, 0] + _PRIOR_CLICKS / rates)
     return [
-        *result,
+        *level,
         ("visibility_share", _floats(share), f"{where}, shrunk to the default as {_PRIOR_ROWS:g} rows"),
-        (
-            "visibility_ctr",
-            _floats(np.minimum(rates, 1.0)),
-            text or "the default's profile; clicks of the log are unknown",
-        ),
+        ("visibility_ctr", _floats(np.minimum(rates, 1.0)), profile_text),
     ]
+
+
+def _by_visibility(log: Log, names: tuple[str, ...]) -> np.ndarray:
+    """Impressions and clicks of each visibility, ``[names, 2]``; values without a name count as Na."""
+    other = "Na" if "Na" in names else names[-1]
+    view = log.frame.select(pl.col("visibility").cast(pl.String), pl.col("click").cast(pl.Int64))
+    view = view.with_columns(pl.when(pl.col("visibility").is_in(names)).then("visibility").otherwise(pl.lit(other)))
+    grouped = view.group_by("visibility").agg(pl.len(), pl.col("click").sum())
+    counts = {name: (rows, clicks) for name, rows, clicks in grouped.iter_rows()}
+    return np.array([counts.get(name, (0, 0)) for name in names], np.float64)
 
 
 def _compare(fitted: Calibration, observed: Log, clicks_known: bool) -> pl.DataFrame:
