@@ -111,7 +111,7 @@ def digest(tree: Any) -> str:
     for name, leaf in _named_leaves(tree).items():
         array = _to_numpy(name, leaf)
         crc = zlib.crc32(f"{name}{array.shape}{array.dtype}".encode(), crc)
-        crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), crc)
+        crc = zlib.crc32(array.tobytes(), crc)
     return f"{crc:08x}"
 
 
@@ -152,7 +152,7 @@ def _expected_entry(name: str, leaf: Any) -> dict[str, Any]:
 
 
 def _crc(array: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return zlib.crc32(array.tobytes())
 
 
 def _for_orbax(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

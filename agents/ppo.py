@@ -7,6 +7,7 @@ bits. `train` (from `adarena.agents.training`) runs the loop over several seeds 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import polars as pl
+from flax import struct
+
 from adarena.agents.distributions import output_size
 from adarena.agents.networks import ActorCritic
 from adarena.agents.normalise import Moments, init_moments, rescale, update_moments
@@ -31,7 +34,6 @@ from adarena.agents.ppo_loss import (
 from adarena.agents.ppo_policy import PPOPolicy, action_range, normalised, to_env
 from adarena.agents.training import OnChunk, run
 from adarena.envs.core import AutoReset, Env
-from flax import struct
 
 __all__ = [
     "Config",
@@ -223,7 +225,8 @@ def collect(config: Config, env: Env, params: Any, state: State) -> tuple[State,
         episode_return, length = carry.episode_return + reward, carry.episode_length + 1
         over = terminated | truncated
         seen = (carry.obs, raw, distribution.log_prob(raw), reward, terminated, truncated, final_value)
-        carry = carry.replace(  # type: ignore[attr-defined]
+        carry = dataclasses.replace(
+            carry,
             env_state=env_state,
             obs=obs,
             discounted_return=jnp.where(over, 0.0, discounted),
@@ -240,7 +243,7 @@ def collect(config: Config, env: Env, params: Any, state: State) -> tuple[State,
     next_value = jnp.where(truncated, final_value, value[1:])
     steps = state.steps + config.num_envs * config.rollout_length
     rollout = Rollout(obs, raw, log_prob, value[:-1], next_value, reward, terminated, truncated, *totals)
-    return carry.replace(key=key, steps=steps), rollout
+    return dataclasses.replace(carry, key=key, steps=steps), rollout
 
 
 def update(config: Config, env: Env, state: State, rollout: Rollout) -> tuple[State, Metrics]:
@@ -286,7 +289,8 @@ def update(config: Config, env: Env, state: State, rollout: Rollout) -> tuple[St
         learning_rate=jnp.asarray(rate, jnp.float32),
         **{name: loss.mean() for name, loss in losses.items()},
     )
-    state = state.replace(  # type: ignore[attr-defined]
+    state = dataclasses.replace(
+        state,
         network=learner.network,
         optimiser=learner.optimiser,
         obs_moments=update_moments(state.obs_moments, rollout.obs)

@@ -8,9 +8,10 @@ from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
+from flax import struct
+
 from adarena.agents.distributions import FAMILIES, Family
 from adarena.agents.networks import ACTIVATIONS
-from flax import struct
 
 Objective = Literal["clip", "kl"]
 """How a step is kept near the policy that collected the data: clipped ratio, or adaptive KL penalty."""

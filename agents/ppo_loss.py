@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+
 from adarena.agents.distributions import Distribution, make_distribution
 from adarena.agents.networks import ActorCritic
 from adarena.agents.ppo_config import Config
@@ -159,7 +160,8 @@ def gradient_step(
     network, optimiser = jax.tree.map(
         lambda new, old: jnp.where(stopped, old, new), (network, optimiser), (learner.network, learner.optimiser)
     )
-    return Learner(network, optimiser, stopped), {**parts, "gradient_norm": optax.global_norm(gradient)}
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient)))
+    return Learner(network, optimiser, stopped), {**parts, "gradient_norm": norm}
 
 
 def fit(

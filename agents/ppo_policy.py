@@ -7,11 +7,12 @@ from typing import Any
 import gymnasium
 import jax
 import jax.numpy as jnp
+from flax import struct
+
 from adarena.agents.normalise import Moments, normalise
 from adarena.agents.ppo_config import Config
 from adarena.agents.ppo_loss import distribution_of
 from adarena.envs.core import Env
-from flax import struct
 
 
 @struct.dataclass
@@ -74,5 +75,7 @@ def action_range(config: Config, env: Env, params: Any) -> tuple[jax.Array, jax.
     if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1 or not space.is_bounded("both"):
         raise TypeError(f"PPO needs a bounded Box of one dimension or a Discrete action space, got {space}")
     if config.distribution == "categorical":
-        raise TypeError(f"distribution must be 'gaussian', 'tanh_gaussian' or 'beta' for action space {space}")
+        raise TypeError(
+            f"distribution must be 'gaussian', 'tanh_gaussian' or 'beta' for action space {space}, got 'categorical'"
+        )
     return jnp.asarray(space.low, jnp.float32), jnp.asarray(space.high, jnp.float32), int(space.shape[0])

@@ -130,5 +130,6 @@ class SB3VecEnv(VecEnv):
 
 
 def _row(infos: dict[str, Any], i: int | np.integer) -> dict[str, Any]:
-    """Environment ``i``'s share of vector infos, copied; masks left out."""
-    return {name: np.array(value[i]) for name, value in infos.items() if f"_{name}" in infos and name != "final_obs"}
+    """Environment ``i``'s share of vector infos, copied; masks, and what ended episodes left, are not part of it."""
+    names = [name for name in infos if f"_{name}" in infos and name not in ("final_obs", "final_info")]
+    return {name: np.array(infos[name][i]) for name in names}

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
+from tqdm import tqdm
+
 from adarena.agents import checkpoint as checkpoints
 from adarena.envs.core import Env
-from tqdm import tqdm
 
 InitFn = Callable[[Any, Env, Any, jax.Array], Any]
 """``(config, env, params, key) -> state``, for one seed."""
@@ -203,8 +204,8 @@ def _last_return(rows: pl.DataFrame) -> float:
     """Mean over seeds of the last update's episode return; NaN where the algorithm reports none."""
     if "episode_return" not in rows.columns:
         return float("nan")
-    return float(rows.filter(pl.col("update") == pl.col("update").max())["episode_return"].mean())  # type:
-    ignore[arg - type]
+    newest = rows.filter(pl.col("update") == pl.col("update").max())
+    return float(np.mean(newest["episode_return"].to_numpy()))
 
 
 def _check(seeds: Sequence[int], total_steps: int, chunk_updates: int, checkpoint: Any, resume: bool) -> None:

@@ -28,6 +28,7 @@ from adarena.envs.market.tick import (
     run_tick,
 )
 from adarena.envs.market.traffic import draw_drift, draw_volume, visit
+from adarena.envs.replay import LOG_PARTS
 from adarena.envs.observation import (
     LANDSCAPE,
     History,
@@ -119,8 +120,10 @@ class AutoBid(Env):
         response: ``"expected"`` books expectations (the default: less noise, same order), ``"sampled"`` draws events.
         delay: Whether conversions are reported with a delay.
         prediction_error: Whether predictions differ from the truth (``error_bias``, ``error_noise``, ``error_slope``).
-        traffic: ``"calibrated"``, ``"synthetic"``, ``"calibration:PATH"`` (a file of ``adarena calibrate``) or
-            ``"ipinyou:PATH"`` (replay of logs; one advertiser against logged prices).
+        traffic: ``"calibrated"``, ``"synthetic"``, ``"calibration:PATH"`` (a file of ``adarena calibrate``),
+            ``"ipinyou:PATH"`` (replay of logs; one advertiser against logged prices) or ``"replay"`` (of a log drawn
+            from the published calibration). See `adarena.envs.replay`.
+        log_part: ``"all"``, ``"train"`` or ``"test"`` of a replayed log.
         correlation: Share of the variance of log values common to all advertisers.
         category_correlation: Share common to a category.
         spread: Standard deviation of log values.
@@ -142,6 +145,7 @@ class AutoBid(Env):
     delay: bool = False
     prediction_error: bool = False
     traffic: str = "calibrated"
+    log_part: str = "all"
     correlation: float = 0.3
     category_correlation: float = 0.2
     spread: float = 0.7
@@ -155,6 +159,7 @@ class AutoBid(Env):
         setup.check_sizes(self)
         setup.check_choice("objective", self.objective, OBJECTIVES)
         setup.check_choice("response", self.response, RESPONSES)
+        setup.check_choice("log_part", self.log_part, LOG_PARTS)
 
     @property
     def OBSERVATION(self) -> tuple[Entry, ...]:  # type: ignore[override]

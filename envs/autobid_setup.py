@@ -136,19 +136,28 @@ def check_sizes(env: AutoBid) -> None:
         raise ValueError(f"correlation + category_correlation must be at most 1, got {total:g}")
     if not isinstance(env.spread, (int, float)) or not 0.0 <= env.spread <= 3.0:
         raise ValueError(f"spread must lie in [0, 3] (sd of log value), got {env.spread!r}")
-    if env.traffic not in ("calibrated", "synthetic") and env.traffic.partition(":")[0] not in ("calibration", "ipinyou"):
+    source, colon, path = env.traffic.partition(":")
+    plain = source in ("calibrated", "synthetic", "replay") and not colon
+    if not plain and not (source in ("calibration", "ipinyou") and path):
         raise ValueError(
-            f"traffic must be 'calibrated', 'synthetic', 'calibration:PATH' or 'ipinyou:PATH', got {env.traffic!r}"
+            "traffic must be 'calibrated', 'synthetic', 'replay', 'calibration:PATH' or 'ipinyou:PATH', "
+            f"got {env.traffic!r}"
         )
-    if env.traffic.startswith("ipinyou:") and env.advertisers != 1:
+    if is_replay(env) and (env.advertisers, env.categories) != (1, 1):
         raise ValueError(
-            f"advertisers must be 1 with traffic 'ipinyou:PATH' (one bidder against logged prices), got {env.advertisers}"
+            f"advertisers and categories must be 1 with traffic {env.traffic!r} (one bidder against logged prices), "
+            f"got {env.advertisers} and {env.categories}"
         )
+
+
+def is_replay(env: AutoBid) -> bool:
+    """Whether the environment replays a log."""
+    return env.traffic.partition(":")[0] in ("ipinyou", "replay")
 
 
 def default_params(env: AutoBid) -> Params:
     """The default numbers for the sizes of ``env``, with its bank."""
-    if env.traffic.startswith("ipinyou:"):
+    if is_replay(env):
         from adarena.envs.replay import replay_params
 
         return replay_params(env)

@@ -122,9 +122,7 @@ def rollout_seeds(
     shapes = {leaf.shape for leaf in jax.tree.leaves(leaves)}
     sizes = {shape[:1] for shape in shapes}
     if len(sizes) != 1 or sizes <= {(), (0,)}:
-        raise ValueError(
-            f"every leaf of policies must have the same leading axis of seeds, got shapes {sorted(shapes)}"
-        )
+        raise ValueError(f"leaves of policies need the same leading axis of seeds, got shapes {sorted(shapes)}")
     seeds, count = sizes.pop()[0], len(keys)
     if sum(leaf.size for leaf in jax.tree.leaves(leaves)) > seeds * _LARGE:
         each = (jax.tree.map(lambda x, s=s: x[s], leaves) for s in range(seeds))
@@ -243,10 +241,7 @@ def _leaves(policy: Policy) -> Any:
 def _in_chunks(
     run: Callable[[np.ndarray], Any], count: int, chunk: int, label: str, pad: bool = True
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Calls ``run`` on indices of episodes, at most ``chunk`` at a time, and joins what comes back.
-
-    With ``chunk`` episodes or more, every call gets ``chunk`` (the last one is padded), whatever the number in all.
-    """
+    """Calls ``run`` on indices of episodes, ``chunk`` at a time (the last padded) or all if fewer; joins what comes."""
     size = min(count, chunk)
     parts: list[list[dict[str, np.ndarray]]] = []
     with tqdm(total=count, desc=label, unit="episode", delay=2.0, disable=None, leave=False) as bar:

@@ -90,7 +90,7 @@ def test_a_key_gives_the_episode_of_the_functional_environment() -> None:
     np.testing.assert_allclose(got, obs, rtol=1e-6)
     for tick in range(4):
         action = np.full(1, 0.3, np.float32)
-        obs, state, reward, *_ = env.step(step_key(key, tick), state, action, params)
+        obs, state, reward, *_ = env.step(step_key(key, tick), state, jnp.asarray(action), params)
         got, got_reward, *_ = adapter.step(action)
         np.testing.assert_allclose(got, obs, rtol=1e-6)
         assert got_reward == pytest.approx(float(reward), rel=1e-6)
@@ -307,7 +307,7 @@ def test_batch_member_has_the_rewards_of_its_own_seed(env_id: str) -> None:
 def test_statistics_wrapper_counts_whole_episodes() -> None:
     envs = gym.wrappers.vector.RecordEpisodeStatistics(JaxVectorEnv(MINE, num_envs=2, ticks=4, budget=100.0))
     envs.reset(seed=0)
-    lengths = []
+    lengths: list[int] = []
     for _ in range(10):
         infos = envs.step(np.zeros((2, 1), np.float32))[4]
         lengths += infos["episode"]["l"][infos["_episode"]].tolist() if "episode" in infos else []

@@ -140,13 +140,14 @@ class NumericEnd(Altered):
 @dataclasses.dataclass(frozen=True)
 class NestedInfo(Altered):
     def alter(self, result: StepResult) -> Any:
-        return result._replace(info={"money": result.info})
+        nested: Any = {"money": result.info}
+        return result._replace(info=nested)
 
 
 @dataclasses.dataclass(frozen=True)
 class ChangingState(Altered):
     def alter(self, result: StepResult) -> Any:
-        return result._replace(state=result.state.replace(tick=result.state.tick.astype(jnp.float32)))
+        return result._replace(state=dataclasses.replace(result.state, tick=result.state.tick.astype(jnp.float32)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +182,7 @@ class SelfChanging(Altered):
 class WeakState(SecondPriceEnv):
     def reset(self, key: jax.Array, params: Params) -> tuple[jax.Array, State]:
         obs, state = super().reset(key, params)
-        return obs, state.replace(left=jnp.asarray(2.0))  # weakly typed: step returns a strong float32
+        return obs, dataclasses.replace(state, left=jnp.asarray(2.0))  # weakly typed: step returns a strong float32
 
 
 @dataclasses.dataclass(frozen=True)

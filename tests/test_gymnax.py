@@ -122,8 +122,7 @@ def test_rejax_trains_on_every_registered_environment(env_id: str) -> None:
         num_steps=16,
         num_minibatches=2,
         num_epochs=1,
-        eval_callback=None,
     )
-    state = jax.jit(algo.train_iteration)(jax.jit(algo.init_state)(jax.random.key(0)))
+    state = jax.jit(lambda key: algo.train_iteration(algo.init_state(key)))(jax.random.key(0))
     assert int(state.global_step) == 128
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.actor_ts.params))

@@ -230,7 +230,7 @@ def test_saved_policy_acts_alike(trained: SB3Policy, tmp_path: pathlib.Path) -> 
 
 
 def test_bad_files_are_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(FileNotFoundError, match="path must name a .zip of a Stable-Baselines3 model"):
+    with pytest.raises(FileNotFoundError, match=r"path must name a \.zip of a Stable-Baselines3 model"):
         SB3Policy.load(tmp_path / "absent.zip")
     (tmp_path / "text.zip").write_text("no archive")
     with pytest.raises(ValueError, match="wasn't a zip-file"):

@@ -9,8 +9,9 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
-from adarena.envs.core import Entry, Env, StepResult, box_of
 from flax import struct
+
+from adarena.envs.core import Entry, Env, StepResult, box_of
 
 
 @struct.dataclass
@@ -85,12 +86,12 @@ class EndlessParams:
 class EndlessEnv(Env):
     """Pays the same each tick, whatever is done, and never ends; every ``limit`` ticks the episode is cut.
 
-    With discount ``g`` every state is worth reward / (1 - g) if the cut is a truncation, and less, the nearer the
-    end, if it is taken for a termination (``terminates``). The observation is constant, so that nothing tells when
-    the cut comes.
+    The observation is the share of the ticks done. With discount ``g``, a state ``k`` ticks into an episode is worth
+    reward / (1 - g) where the cut is a truncation, and reward * (1 - g^(limit - k)) / (1 - g) where it is a termination
+    (``terminates``).
     """
 
-    OBSERVATION: ClassVar[tuple[Entry, ...]] = (Entry("one", "none", 0.0, 1.0, "Always one."),)
+    OBSERVATION: ClassVar[tuple[Entry, ...]] = (Entry("time", "share", 0.0, 1.0, "Share of the ticks done."),)
     limit: int = 4
     terminates: bool = False
 
@@ -98,13 +99,14 @@ class EndlessEnv(Env):
         return EndlessParams(jnp.asarray(1.0))
 
     def reset(self, key: jax.Array, params: EndlessParams) -> tuple[jax.Array, jax.Array]:
-        return jnp.ones(1), jnp.zeros((), jnp.int32)
+        return jnp.zeros(1), jnp.zeros((), jnp.int32)
 
     def step(self, key: jax.Array, state: jax.Array, action: jax.Array, params: EndlessParams) -> StepResult:
-        cut = state + 1 >= self.limit
-        no = jnp.zeros((), bool)
-        ends = (cut, no) if self.terminates else (no, cut)
-        return StepResult(jnp.ones(1), state + 1, params.reward, *ends, {})
+        state = state + 1
+        cut, no = state >= self.limit, jnp.zeros((), bool)
+        terminated, truncated = (cut, no) if self.terminates else (no, cut)
+        obs = (state / self.limit)[None].astype(jnp.float32)
+        return StepResult(obs, state, params.reward, terminated, truncated, {})
 
     def observation_space(self, params: Any) -> gymnasium.spaces.Box:
         return box_of(self.OBSERVATION)

@@ -81,11 +81,20 @@ class Settlement(NamedTuple):
     clearings: jax.Array
 
 
-def settle(
-    clear: Callable[[jax.Array], tuple[NamedTuple, jax.Array, jax.Array]],
-    remaining: jax.Array,
-    impressions: int,
-) -> Settlement:
+Clear = Callable[[Any, jax.Array], tuple[Any, jax.Array, jax.Array]]
+"""``clear(inputs, leaves_at [N]) -> (outcome, winner [K, M], charge [K, M])``: a tick in which bidder ``n`` takes part up to
+impression ``leaves_at[n]``. A pure function; all arrays come through ``inputs``."""
+
+
+class _Attempt(NamedTuple):
+    leaves_at: jax.Array
+    outcome: Any
+    winner: jax.Array
+    charge: jax.Array
+    total: jax.Array
+
+
+def settle(clear: Clear, inputs: Any, remaining: jax.Array, impressions: int) -> Settlement:
     """Clears a tick so that nobody spends more than it has, as a loop over single impressions would.
 
     Clears all at once; where somebody's total exceeds what it has left, finds the earliest impression at which one
@@ -93,46 +102,100 @@ def settle(
     bidder that runs out. A later bidder's trouble is looked at only after the earlier one has left, since that changes
     what the later one pays.
 
+    Under ``jax.vmap`` only the markets in which somebody is short are cleared again, a few at a time.
+
     Args:
-        clear: Maps ``leaves_at [N]`` to ``(outcome, winner [K, M], charge [K, M])``.
+        clear: Clears the tick for bidders who leave at given impressions.
+        inputs: Pytree of arrays handed to ``clear``.
         remaining: ``[N]`` money left, currency units.
         impressions: ``M``.
     """
-    advertisers = remaining.shape[0]
-    order = jnp.arange(impressions, dtype=jnp.int32)
-    until = (order[:, None] <= order[None, :]).astype(jnp.float32)
 
-    def attempt(leaves_at: jax.Array) -> tuple[NamedTuple, jax.Array, jax.Array, jax.Array]:
-        outcome, winner, charge = clear(leaves_at)
-        return outcome, winner, charge, book(winner, charge, advertisers)
+    def attempt(inputs: Any, leaves_at: jax.Array) -> _Attempt:
+        outcome, winner, charge = clear(inputs, leaves_at)
+        return _Attempt(leaves_at, outcome, winner, charge, book(winner, charge, leaves_at.shape[0]))
 
-    def someone_short(carry: tuple) -> jax.Array:
-        return jnp.any(carry[4] > remaining)
+    def again(inputs: Any, remaining: jax.Array, last: _Attempt) -> _Attempt:
+        return attempt(inputs, _who_leaves(last, remaining, impressions))
 
-    def let_leave(carry: tuple) -> tuple:
-        leaves_at, _, winner, charge, total, clearings = carry
-        charges = per_impression(winner, charge, advertisers)
-        # A running sum as a product with a triangle of ones: three times as fast as cumsum on CPU.
-        running = _running_sum(charges, until)
-        short = total > remaining
-        first = _first(running > remaining[:, None])
-        # Rounding may let the running sum pass where the total does not: then the last charge is the one too many.
-        last = impressions - 1 - _first((charges > 0.0)[:, ::-1])
-        first = jnp.where(short, jnp.where(first < impressions, first, last), impressions)
-        earliest = first.min()
-        leaves_at = jnp.where(first == earliest, earliest, leaves_at)
-        return (leaves_at, *attempt(leaves_at), clearings + 1)
+    def first(inputs: Any, remaining: jax.Array) -> _Attempt:
+        return attempt(inputs, jnp.where(remaining > 0.0, impressions, 0).astype(jnp.int32))
 
-    everyone = jnp.where(remaining > 0.0, impressions, 0).astype(jnp.int32)
-    first_try = (everyone, *attempt(everyone), jnp.int32(1))
-    leaves_at, outcome, _, _, total, clearings = jax.lax.while_loop(someone_short, let_leave, first_try)
-    return Settlement(outcome, leaves_at, total, clearings)
+    @jax.custom_batching.custom_vmap
+    def solve(inputs: Any, remaining: jax.Array) -> tuple[_Attempt, jax.Array]:
+        def short(carry: tuple[_Attempt, jax.Array]) -> jax.Array:
+            return jnp.any(carry[0].total > remaining)
+
+        def retry(carry: tuple[_Attempt, jax.Array]) -> tuple[_Attempt, jax.Array]:
+            return again(inputs, remaining, carry[0]), carry[1] + 1
+
+        return jax.lax.while_loop(short, retry, (first(inputs, remaining), jnp.int32(1)))
+
+    @solve.def_vmap
+    def solve_batch(size: int, batched: Any, inputs: Any, remaining: jax.Array) -> tuple[Any, Any]:
+        if not batched[1]:
+            remaining = jnp.broadcast_to(remaining, (size, *remaining.shape))
+        axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched[0])
+        done = _solve_batch(size, axes, inputs, remaining, first, again)
+        return done, jax.tree.map(lambda _: True, done)
+
+    done, clearings = solve(inputs, remaining)
+    return Settlement(done.outcome, done.leaves_at, done.total, clearings)
 
 
-def _running_sum(charges: jax.Array, until: jax.Array) -> jax.Array:
-    if charges.shape[1] > 512:  # the product is quadratic in the impressions of a tick
+def _solve_batch(
+    size: int,
+    axes: Any,
+    inputs: Any,
+    remaining: jax.Array,
+    first: Callable[[Any, jax.Array], _Attempt],
+    again: Callable[[Any, jax.Array, _Attempt], _Attempt],
+) -> tuple[_Attempt, jax.Array]:
+    """Settles ``size`` markets: all are cleared once, then those with a bidder short, an eighth of them at a time."""
+    some = max(1, size // 8)
+
+    def take(rows: jax.Array) -> Any:
+        leaves, tree = jax.tree.flatten(inputs)
+        flags = tree.flatten_up_to(axes)
+        chosen = [x if axis is None else x[rows] for x, axis in zip(leaves, flags, strict=True)]
+        return tree.unflatten(chosen)
+
+    def short(carry: tuple[_Attempt, jax.Array]) -> jax.Array:
+        return jnp.any(carry[0].total > remaining)
+
+    def retry(carry: tuple[_Attempt, jax.Array]) -> tuple[_Attempt, jax.Array]:
+        last, clearings = carry
+        rows = jnp.nonzero((last.total > remaining).any(axis=1), size=some, fill_value=size)[0]
+        part = jax.tree.map(lambda x: x.at[rows].get(mode="clip"), last)
+        owed = remaining.at[rows].get(mode="clip")
+        better = jax.vmap(again, (axes, 0, 0))(take(jnp.minimum(rows, size - 1)), owed, part)
+        merged = jax.tree.map(lambda whole, new: whole.at[rows].set(new, mode="drop"), last, better)
+        return merged, clearings.at[rows].add(1, mode="drop")
+
+    start = jax.vmap(first, (axes, 0))(inputs, remaining)
+    return jax.lax.while_loop(short, retry, (start, jnp.ones(size, jnp.int32)))
+
+
+def _who_leaves(last: _Attempt, remaining: jax.Array, impressions: int) -> jax.Array:
+    """``leaves_at [N]`` after whoever meets the earliest charge that it cannot pay has left there."""
+    charges = per_impression(last.winner, last.charge, remaining.shape[0])
+    short = last.total > remaining
+    first = _first(_running_sum(charges) > remaining[:, None])
+    # Rounding may let the running sum stay below where the total does not: then the last charge is the one too many.
+    final = impressions - 1 - _first((charges > 0.0)[:, ::-1])
+    first = jnp.where(short, jnp.where(first < impressions, first, final), impressions)
+    earliest = first.min()
+    return jnp.where(first == earliest, earliest, last.leaves_at)
+
+
+def _running_sum(charges: jax.Array) -> jax.Array:
+    """Running sum along impressions, ``[N, M]``."""
+    size = charges.shape[1]
+    if size > 512:  # the product below is quadratic in the impressions of a tick
         return jnp.cumsum(charges, axis=1)
-    return charges @ until
+    # A product with a triangle of ones: three times as fast as cumsum on CPU.
+    order = jnp.arange(size)
+    return charges @ (order[:, None] <= order[None, :]).astype(jnp.float32)
 
 
 def _first(flags: jax.Array) -> jax.Array:

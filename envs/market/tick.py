@@ -162,43 +162,87 @@ def run_tick(
         draws: Luck of the response, or None for expectations.
     """
     impressions = visit.weight.shape[0]
-    advertisers = bidders.scale.shape[0]
     pctr, pvalue = predictions(visit, bidders.factor, terms)
     units = billable(rules, pctr, pvalue)
     bid = bidders.scale[:, None] * (pvalue / units if rules.charge != "impression" else pvalue)
     if visit.basket:
         bid = bid * visit.bank.worth[visit.block][None, :]
-    quality = units if rules.charge != "impression" else pctr
-    boost = quality**terms.kappa if rules.quality_ranking else None
-    outside = terms.outside_price * visit.bank.outside[visit.block]
+    boost = (units if rules.charge != "impression" else pctr) ** terms.kappa if rules.quality_ranking else None
     score = bid if boost is None else bid * boost
-    score = jnp.where(bid * units >= outside[None, :], score, 0.0) if rules.charge != "impression" else score
-    by_impression = rules.charge == "impression" and boost is None
-    reserve = jnp.maximum(terms.reserve, outside) if by_impression else jnp.full(impressions, terms.reserve)
-    score = eligible(jnp.where(visit.weight > 0.0, score, 0.0), reserve)
+    outside = terms.outside_price * visit.bank.outside[visit.block]
+    if not _price_is_score(rules):
+        score = jnp.where(bid * units >= outside[None, :], score, 0.0)
+    reserve = _reserve(rules, terms, outside)
     number = visit.block * impressions + jnp.arange(impressions)
-    priority = tie_priority(number, advertisers)
-    order = jnp.arange(impressions, dtype=jnp.int32)
-    exposed = exposure_probability(terms.exposure, terms.cascade)
-
-    def clear(leaves_at: jax.Array) -> tuple[Cleared, jax.Array, jax.Array]:
-        taking_part = jnp.where(order[None, :] < leaves_at[:, None], score, 0.0)
-        ranking = rank(taking_part, priority, rules.slots)
-        price = payment_score(rules, ranking.score, exposed, reserve)
-        held = jnp.maximum(ranking.winner, 0), order[None, :]
-        if boost is not None:
-            price = price / boost[held]
-        if not by_impression:
-            price = jnp.maximum(price, outside / units[held])
-        true_pctr = visit.bank.pctr[visit.block, *held] * bidders.factor[held[0]]
-        true_pvalue = visit.bank.pvalue[visit.block, *held] * bidders.factor[held[0]]
-        response = respond(
-            ranking.winner, true_pctr, true_pvalue / true_pctr, visit.weight, terms.exposure, terms.cascade, draws
-        )
-        return Cleared(ranking, price, response), ranking.winner, price * getattr(response, _EVENT[rules.charge])
-
-    settlement = settle(clear, bidders.remaining, impressions)
+    offered = _Offered(
+        score=eligible(jnp.where(visit.weight > 0.0, score, 0.0), reserve),
+        priority=tie_priority(number, bidders.scale.shape[0]),
+        reserve=reserve,
+        outside=outside,
+        boost=boost,
+        units=None if _price_is_score(rules) else units,
+        true_pctr=visit.bank.pctr,
+        true_pvalue=visit.bank.pvalue,
+        block=visit.block,
+        factor=bidders.factor,
+        weight=visit.weight,
+        terms=terms,
+        draws=draws,
+    )
+    settlement = settle(lambda *args: _clear(rules, *args), offered, bidders.remaining, impressions)
     return _account(settlement, visit, bidders.worth)
+
+
+class _Offered(NamedTuple):
+    """All that clearing a tick needs."""
+
+    score: jax.Array
+    priority: jax.Array
+    reserve: jax.Array
+    outside: jax.Array
+    boost: jax.Array | None
+    units: jax.Array | None
+    true_pctr: jax.Array
+    true_pvalue: jax.Array
+    block: jax.Array
+    factor: jax.Array
+    weight: jax.Array
+    terms: Terms
+    draws: ResponseDraws | None
+
+
+def _price_is_score(rules: AuctionRules) -> bool:
+    """Whether scores are money per exposed impression, so that an outside price acts as a reserve."""
+    return rules.charge == "impression" and not rules.quality_ranking
+
+
+def _reserve(rules: AuctionRules, terms: Terms, outside: jax.Array) -> jax.Array:
+    """Least score that may hold a slot of each impression, ``[M]``."""
+    if _price_is_score(rules):
+        return jnp.maximum(terms.reserve, outside)
+    return jnp.broadcast_to(terms.reserve, outside.shape)
+
+
+def _clear(rules: AuctionRules, offered: _Offered, leaves_at: jax.Array) -> tuple[Cleared, jax.Array, jax.Array]:
+    """Outcome, winners and charges when bidder ``n`` takes part up to impression ``leaves_at[n]``."""
+    terms = offered.terms
+    order = jnp.arange(offered.weight.shape[0], dtype=jnp.int32)
+    taking_part = jnp.where(order[None, :] < leaves_at[:, None], offered.score, 0.0)
+    ranking = rank(taking_part, offered.priority, rules.slots)
+    exposed = exposure_probability(terms.exposure, terms.cascade)
+    price = payment_score(rules, ranking.score, exposed, offered.reserve)
+    held = jnp.maximum(ranking.winner, 0), order[None, :]
+    if offered.boost is not None:
+        price = price / offered.boost[held]
+    if offered.units is not None:
+        price = jnp.maximum(price, offered.outside / offered.units[held])
+    factor = offered.factor[held[0]]
+    pctr = offered.true_pctr[offered.block, *held] * factor
+    pvalue = offered.true_pvalue[offered.block, *held] * factor
+    response = respond(
+        ranking.winner, pctr, pvalue / pctr, offered.weight, terms.exposure, terms.cascade, offered.draws
+    )
+    return Cleared(ranking, price, response), ranking.winner, price * getattr(response, _EVENT[rules.charge])
 
 
 _EVENT = {"impression": "exposure", "click": "click", "conversion": "conversion"}
@@ -257,8 +301,7 @@ def opportunities(
     pvalue = visit.bank.pvalue[visit.block, seat] * factor
     units = billable(rules, pctr, pvalue)
     boost = (pctr if rules.charge == "impression" else units) ** terms.kappa if rules.quality_ranking else 1.0
-    by_impression = rules.charge == "impression" and not rules.quality_ranking
-    reserve = jnp.maximum(terms.reserve, outside) if by_impression else jnp.full_like(outside, terms.reserve)
+    reserve = _reserve(rules, terms, outside)
     least = jnp.maximum(rivals, reserve)
     if rules.mechanism == "vcg":
         # With rivals below it, the seat in slot k displaces those from k on.
