@@ -367,5 +367,13 @@ def train(
 
 def _policy(config: Config, state: State, stochastic: bool) -> PPOPolicy:
     return PPOPolicy(
-        state.network, state.obs_moments, state.action_low, state.action_high, config, stochastic=stochastic
+        network=state.network,
+        obs_moments=state.obs_moments,
+        action_low=state.action_low,
+        action_high=state.action_high,
+        hidden=config.hidden,
+        activation=config.activation,
+        distribution=config.distribution,
+        normalise_observations=config.normalise_observations,
+        stochastic=stochastic,
     )

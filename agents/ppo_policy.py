@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from adarena.agents.distributions import Family
 from adarena.agents.normalise import Moments, normalise
 from adarena.agents.ppo_config import Config
 from adarena.agents.ppo_loss import distribution_of
@@ -24,7 +25,10 @@ class PPOPolicy:
         obs_moments: Moments that normalise the observation, ``[O]``.
         action_low: What action -1 (or choice 0) means in the environment, ``[A]`` (scalar for choices).
         action_high: What action 1 (or the last choice) means in the environment; shape as ``action_low``.
-        config: Hyper-parameters; only static fields are read.
+        hidden: As in `Config`. Static.
+        activation: As in `Config`. Static.
+        distribution: As in `Config`. Static.
+        normalise_observations: As in `Config`. Static.
         stochastic: Whether actions are drawn, or the mean (the likeliest choice) is taken. Static.
         jittable: Always true. Static.
     """
@@ -33,7 +37,10 @@ class PPOPolicy:
     obs_moments: Moments
     action_low: jax.Array
     action_high: jax.Array
-    config: Config
+    hidden: tuple[int, ...] = struct.field(pytree_node=False)
+    activation: str = struct.field(pytree_node=False)
+    distribution: Family = struct.field(pytree_node=False)
+    normalise_observations: bool = struct.field(pytree_node=False)
     stochastic: bool = struct.field(pytree_node=False, default=False)
     jittable: bool = struct.field(pytree_node=False, default=True)
 
@@ -43,9 +50,16 @@ class PPOPolicy:
 
     def act(self, key: jax.Array, carry: tuple[()], obs: jax.Array) -> tuple[tuple[()], jax.Array]:
         """The action, ``[..., A]`` float32 in the environment's range, for observations ``[..., O]`` float32."""
-        distribution = distribution_of(self.config, self.network, normalised(self.config, self.obs_moments, obs))
+        # The config's numbers stay out of the policy: they have no seed dimension to map over.
+        config = Config(
+            hidden=self.hidden,
+            activation=self.activation,
+            distribution=self.distribution,
+            normalise_observations=self.normalise_observations,
+        )
+        distribution = distribution_of(config, self.network, normalised(config, self.obs_moments, obs))
         raw = distribution.sample(key) if self.stochastic else distribution.mode()
-        return carry, to_env(self.config, self.action_low, self.action_high, distribution.to_action(raw))
+        return carry, to_env(config, self.action_low, self.action_high, distribution.to_action(raw))
 
 
 def normalised(config: Config, moments: Moments, obs: jax.Array) -> jax.Array:

@@ -117,6 +117,11 @@ _CONTEXT = (
     Entry("progress", "share", 0, 10, "reported value so far over budget / target"),
     Entry("spend_last", "share", 0, 1, "spend of the last tick over the budget"),
 )
+_PLANS = tuple(
+    Entry(f"plan_{w}", "log", -_RATIO, _RATIO, f"log of the largest multiplier that would keep budget and target to the "
+          f"end of the day if it went on like the {m}; 0 before the first tick")
+    for w, m in (("three", "last three ticks"), ("all", "whole day so far"))
+)
 _WINDOWED = (
     Entry("spend_rate", "ratio", 0, 10, "spend over an even plan by forecast traffic"),
     Entry("win_rate", "share", 0, 1, "own exposed ads over impressions"),
@@ -145,7 +150,7 @@ def entries(categories: int) -> tuple[Entry, ...]:
     one_hot = tuple(
         Entry(f"category_{c}", "flag", 0, 1, f"whether the advertiser belongs to category {c}") for c in range(categories)
     )
-    return _CONTEXT + windowed + landscape + one_hot
+    return _CONTEXT + windowed + landscape + _PLANS + one_hot
 
 
 _WINDOW_MEANING = {"last": "last tick", "three": "last three ticks", "all": "all ticks so far"}
@@ -205,7 +210,15 @@ def observe(seat: Seat, outlook: Outlook, history: History, reference: jax.Array
     three = (index >= tick - 3) & (index < tick)
     one_hot = (jnp.arange(categories) == seat.category).astype(jnp.float32)
     parts = [jnp.stack([jnp.asarray(x, jnp.float32) for x in context]), *windowed]
-    parts += [_landscape(history, reference, three), one_hot]
+    landscapes = [_landscape(history, reference, three), _landscape(history, reference, index < tick)]
+    # The rest of the day in units of the budget: what multiplier 1 would spend if it won everything.
+    ahead = to_come * reference * seat.level * outlook.daily_impressions / seat.budget
+    spent = 1.0 - outlook.budget_left
+    plans = [
+        planned_multiplier(value, cost, ahead, spent, outlook.progress, jnp.isfinite(seat.target))
+        for value, cost in landscapes
+    ]
+    parts += [*landscapes[0], jnp.where(tick > 0, jnp.stack(plans), 0.0), one_hot]
     vector = jnp.concatenate(parts)
     low, high = _bounds(categories)
     return jnp.clip(vector, jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32))
@@ -241,9 +254,43 @@ def _window(seat: Seat, history: History, daily: jax.Array, reference: jax.Array
     )
 
 
-def _landscape(history: History, reference: jax.Array, mask: jax.Array) -> jax.Array:
+def planned_multiplier(
+    value: jax.Array,
+    cost: jax.Array,
+    ahead: jax.Array,
+    spent: jax.Array,
+    won: jax.Array,
+    has_target: jax.Array,
+    margin: float | jax.Array = 1.0,
+    aim: float | jax.Array = 1.0,
+) -> jax.Array:
+    """Log of the largest multiplier whose projected day keeps budget and target, by a bid landscape.
+
+    Args:
+        value: ``[J]`` share of the value offered that each multiplier of `LANDSCAPE` wins.
+        cost: ``[J]`` its cost over target x value offered.
+        ahead: Value still to be offered, times target, over the day's budget.
+        spent: Share of the budget spent.
+        won: Value won so far, times target, over the budget.
+        has_target: Whether the target binds.
+        margin: Factor on the money left.
+        aim: Factor on the target.
+    """
+    grid = jnp.log(jnp.asarray(LANDSCAPE))
+    fine = jnp.linspace(grid[0], grid[-1], _FINE)
+    value, cost = jnp.interp(fine, grid, value) * ahead, jnp.interp(fine, grid, cost) * ahead
+    affordable = cost <= margin * (1.0 - spent)
+    worthwhile = ~has_target | (spent + cost <= aim * (won + value))
+    return jnp.where(affordable & worthwhile, fine, fine[0]).max()
+
+
+_FINE = 49  # multipliers considered between the landscape's ends
+
+
+def _landscape(history: History, reference: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Value and cost of each multiplier over the ticks in ``mask``, ``[J]`` each, as `planned_multiplier` takes them."""
     m = mask.astype(jnp.float32)
     potential = jnp.maximum(history.potential @ m, 1e-12)
     value = (m @ history.landscape_value) / potential
     cost = (m @ history.landscape_cost) / (reference * potential)
-    return jnp.concatenate([value, cost])
+    return value, cost

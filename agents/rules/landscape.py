@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from adarena.agents.rules.base import Rule
 from adarena.agents.tuner import Bound
 from adarena.envs import rivals
-from adarena.envs.observation import LANDSCAPE
+from adarena.envs.observation import LANDSCAPE, planned_multiplier
 from adarena.envs.rivals import Control
 
 _FINE = 49  # multipliers considered between the grid's ends
@@ -89,16 +89,16 @@ class OnlineLP(LandscapeRule):
         """Averages, projects, chooses."""
         del key
         memory = self._average(memory, obs)
-        fine, value, cost = self._fine(memory)
-        # Everything in units of the day's budget: value x target / budget, cost / budget.
-        potential = self.read(obs, "traffic_left") * jnp.exp(-self.read(obs, "richness"))
-        left = self.read(obs, "budget_left")
-        spent, won = 1.0 - left, self.read(obs, "progress")
-        affordable = cost * potential <= self.margin * left
-        bound = self.read(obs, "has_target") > 0.0
-        worthwhile = ~bound | (spent + cost * potential <= self.aim * (won + value * potential))
-        good = affordable & worthwhile
-        best = jnp.where(good, fine, fine[0]).max()
+        best = planned_multiplier(
+            memory.value,
+            memory.cost,
+            ahead=self.read(obs, "traffic_left") * jnp.exp(-self.read(obs, "richness")),
+            spent=1.0 - self.read(obs, "budget_left"),
+            won=self.read(obs, "progress"),
+            has_target=self.read(obs, "has_target") > 0.0,
+            margin=self.margin,
+            aim=self.aim,
+        )
         return memory, jnp.where(memory.seen > 0.0, best, self.opening(obs))
 
 

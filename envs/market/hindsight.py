@@ -58,6 +58,7 @@ def hindsight(cost: jax.Array, value: jax.Array, budget: jax.Array, target: jax.
         target: Scalar, currency units per unit of value; infinite where only the budget binds.
     """
     positive = (value > 0.0) & (cost > 0.0)
+    target = jnp.where(jnp.isfinite(target), target, 1e12)
     ratio = jnp.where(positive, value / jnp.where(positive, cost, 1.0), 0.0)
     low = jnp.log(jnp.maximum(jnp.where(positive, ratio, jnp.inf).min(), 1e-12)) - 6.0
     high = jnp.log(jnp.maximum(ratio.max(), 1e-12)) + 0.1

@@ -213,5 +213,6 @@ def score(value: jax.Array, spend: jax.Array, target: jax.Array) -> jax.Array:
         spend: Money paid, currency units.
         target: Currency units allowed per unit of value (CPA, or 1 / ROAS); infinite where only the budget binds.
     """
-    ratio = target * value / jnp.maximum(spend, 1e-9)
-    return value * jnp.minimum(1.0, ratio) ** 2
+    binding = jnp.isfinite(target)
+    ratio = jnp.where(binding, target, 1.0) * value / jnp.maximum(spend, 1e-9)
+    return value * jnp.where(binding, jnp.minimum(1.0, ratio), 1.0) ** 2

@@ -290,8 +290,8 @@ def opportunities(
 ) -> Opportunity:
     """Prices and values of all slots for ``seat``, for the hindsight bound and for bid landscapes.
 
-    In first price the seat is let pay just what beats the rivals, which only hindsight can. Quality ranking and charges
-    by click or conversion are brought to money per exposed impression with the seat's own true rates.
+    In first price the seat is let pay just what beats the rivals, which only hindsight can. It is ranked, and charged a
+    unit, by predicted rates, as the platform sees them; units are brought to money per exposed impression by true rates.
     """
     rivals = rival_scores(ranking, seat)
     exposed = exposure_probability(terms.exposure, terms.cascade)
@@ -300,7 +300,10 @@ def opportunities(
     pctr = visit.bank.pctr[visit.block, seat] * factor
     pvalue = visit.bank.pvalue[visit.block, seat] * factor
     units = billable(rules, pctr, pvalue)
-    boost = (pctr if rules.charge == "impression" else units) ** terms.kappa if rules.quality_ranking else 1.0
+    predicted_pctr, predicted = predictions_of(visit, seat, factor, terms)
+    predicted_units = billable(rules, predicted_pctr, predicted)
+    quality = predicted_pctr if rules.charge == "impression" else predicted_units
+    boost = quality**terms.kappa if rules.quality_ranking else 1.0
     reserve = _reserve(rules, terms, outside)
     least = jnp.maximum(rivals, reserve)
     if rules.mechanism == "vcg":
@@ -311,11 +314,10 @@ def opportunities(
         paid = jnp.broadcast_to(least[-1], least.shape)
     else:
         paid = least
-    per_exposure = jnp.maximum(paid / boost * units, outside)
+    floor = outside / predicted_units  # per billable unit, as `run_tick` has it
+    per_exposure = jnp.maximum(paid / boost, floor) * units
     share = exposed[:, None] * visit.weight
     worth = bidders.worth[seat] * (visit.bank.worth[visit.block] if visit.basket else 1.0)
-    predicted_pctr, predicted = predictions_of(visit, seat, factor, terms)
-    predicted_units = billable(rules, predicted_pctr, predicted)
     basket = visit.bank.worth[visit.block] if visit.basket else 1.0
     unit_score = predicted * basket / predicted_units * boost
-    return Opportunity(per_exposure * share, pvalue * worth * share, least, unit_score)
+    return Opportunity(per_exposure * share, pvalue * worth * share, jnp.maximum(least, floor * boost), unit_score)

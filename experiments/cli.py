@@ -1,0 +1,144 @@
+"""The ``adarena`` command."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+_USAGE = """adarena: a research gym for ad auctions
+
+  adarena run autobid [--preset NAME] [--resume] [options]   train, tune, compare, draw
+  adarena evaluate RUN [options]                             policies of a run on other markets
+  adarena calibrate PATH [options]                           fit a market to iPinYou logs
+  adarena envs                                               registered environments
+  adarena figures [options]                                  redraw figures from results
+  adarena bench [options]                                    measure speed
+
+Each takes --help."""
+
+
+class UsageError(ValueError):
+    """A command line that means nothing; the message says what would."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command; a wrong one ends with a clear message and exit status 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_USAGE)
+        return
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "run": _run,
+        "evaluate": _evaluate,
+        "calibrate": _calibrate,
+        "envs": _envs,
+        "figures": _figures,
+        "bench": _bench,
+    }
+    try:
+        if words[0] not in commands:
+            raise UsageError(f"no command is called {words[0]!r}; commands are {', '.join(commands)}")
+        commands[words[0]](words[1:])
+    except (ValueError, KeyError, TypeError, FileNotFoundError, ImportError) as error:
+        if os.environ.get("ADARENA_TRACEBACK"):
+            raise
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"adarena: {text}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _run(words: list[str]) -> None:
+    from adarena.experiments import autobid
+
+    if not words or words[0] != "autobid":
+        raise UsageError(f"run takes the name of an experiment (autobid), got {words[0] if words else 'nothing'!r}")
+    rest, preset = _pick(words[1:], "--preset", "default")
+    resume = "--resume" in rest
+    rest = [word for word in rest if word != "--resume"]
+    if preset not in autobid.PRESETS:
+        raise UsageError(f"preset must be one of {', '.join(autobid.PRESETS)}, got {preset!r}")
+    config = tyro.cli(
+        autobid.AutoBidExperiment, default=autobid.PRESETS[preset], args=rest, prog="adarena run autobid [--preset NAME]"
+    )
+    autobid.run(config, resume=resume)
+
+
+def _pick(words: list[str], flag: str, default: str) -> tuple[list[str], str]:
+    """Takes ``flag VALUE`` (or ``flag=VALUE``) out of a command line."""
+    for place, word in enumerate(words):
+        if word == flag:
+            if place + 1 == len(words):
+                raise UsageError(f"{flag} takes a value, got nothing")
+            return words[:place] + words[place + 2 :], words[place + 1]
+        if word.startswith(f"{flag}="):
+            return words[:place] + words[place + 1 :], word.partition("=")[2]
+    return words, default
+
+
+def _evaluate(words: list[str]) -> None:
+    from adarena.experiments import evaluate
+
+    evaluate.run(tyro.cli(evaluate.EvaluateConfig, args=words, prog="adarena evaluate"))
+
+
+def _calibrate(words: list[str]) -> None:
+    from adarena.experiments import calibrate
+
+    calibrate.run_calibrate(tyro.cli(calibrate.CalibrateConfig, args=words, prog="adarena calibrate"))
+
+
+def _bench(words: list[str]) -> None:
+    from adarena.experiments import bench
+
+    bench.run_bench(tyro.cli(bench.BenchConfig, args=words, prog="adarena bench"))
+
+
+@dataclasses.dataclass(frozen=True)
+class FiguresConfig:
+    """Redraws every figure from results.
+
+    Attributes:
+        results: Folder of result tables, or a run folder.
+        out: Folder of the figures.
+    """
+
+    results: str = "paper_figs/results/autobid"
+    out: str = "paper_figs/figures"
+
+
+def _figures(words: list[str]) -> None:
+    from adarena.paper_figs.make import draw_all
+
+    config = tyro.cli(FiguresConfig, args=words, prog="adarena figures")
+    if not Path(config.results).is_dir():
+        raise UsageError(f"results must be a folder of result tables, got {config.results!r}")
+    Console().print(f"Drawing figures from {config.results}")
+    paths = draw_all(Path(config.results), Path(config.out))
+    Console().print(f"{len(paths)} files are in {config.out}")
+
+
+def _envs(words: list[str]) -> None:
+    from adarena import envs
+
+    if words:
+        raise UsageError(f"envs takes no arguments, got {words[0]!r}")
+    table = Table(title="Registered environments")
+    for column in ("name", "class", "observation", "action", "steps"):
+        table.add_column(column)
+    for name, env_class in envs.registered().items():
+        env, params = envs.make(name)
+        spaces: list[Any] = [env.observation_space(params), env.action_space(params)]
+        table.add_row(name, env_class.__name__, *(str(space.shape) for space in spaces), str(env.max_steps(params)))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""How policies are compared: same markets for all, every seat in its turn, rules tuned alike, intervals, headroom."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+
+from adarena.agents.rules import RULES, Rule
+from adarena.agents.rules.one_of import OneOf, stack
+from adarena.agents.tuner import tune
+from adarena.envs.core import Env
+from adarena.experiments.rollout import rollout_seeds
+from adarena.experiments.statistics import Bootstrap, Interval, headroom, iqm, paired_difference, stratified_bootstrap
+
+TUNING, EVALUATION = 1, 2
+"""Streams of market keys: ``fold_in(key(market_seed), stream)``. Training draws from its own seeds."""
+
+COLUMNS = (
+    *("score", "value", "cost", "target", "budget", "budget_used", "cost_over_target", "over_target"),
+    *("hindsight_score", "hindsight_value"),
+)
+"""What every row of a score table holds, beside who met what."""
+
+
+class Cases(NamedTuple):
+    """Evaluation cases: every market with every seat and every budget.
+
+    Attributes:
+        keys: ``[C]`` reset keys, one a market.
+        fields: Numeric fields of ``params``, name to ``[C]``.
+        table: Columns ``case``, ``market``, ``seat``, ``budget_scale``.
+    """
+
+    keys: jax.Array
+    fields: dict[str, np.ndarray]
+    table: pl.DataFrame
+
+
+def draw_cases(market_seed: int, markets: int, seats: Sequence[int], budgets: Sequence[float]) -> Cases:
+    """The cases of an evaluation.
+
+    Args:
+        market_seed: Seed of all markets.
+        markets: Number of markets.
+        seats: Advertisers that take their turn in each.
+        budgets: Budgets over the advertiser's usual one.
+    """
+    root = jax.random.fold_in(jax.random.key(market_seed), EVALUATION)
+    grid = [(m, s, b) for m in range(markets) for s in seats for b in budgets]
+    market, seat, budget = (np.asarray(column) for column in zip(*grid, strict=True))
+    keys = jax.vmap(lambda m: jax.random.fold_in(root, m))(jnp.asarray(market))
+    scale = budget.astype(np.float32)
+    fields = {"seat": seat.astype(np.int32), "budget_scale_low": scale, "budget_scale_high": scale}
+    columns = {"case": np.arange(len(grid)), "market": market, "seat": seat, "budget_scale": budget}
+    return Cases(keys, fields, pl.DataFrame(columns))
+
+
+class TunedRules(NamedTuple):
+    """Rules after tuning.
+
+    Attributes:
+        rules: Name to rule.
+        table: One row a rule: its parameters (JSON), its score on the final training markets, the episodes spent.
+    """
+
+    rules: dict[str, Rule]
+    table: pl.DataFrame
+
+
+def tune_rules(
+    env: Env, params: Any, names: Sequence[str], *, budget: int, market_seed: int, population: int, episodes: int
+) -> TunedRules:
+    """Tunes each rule with the same number of episodes on the same training markets, in one compiled program.
+
+    Args:
+        env: The environment.
+        params: Its parameters; seat, budget and target are drawn as in training.
+        names: Rules, by their names in `adarena.agents.rules.RULES`.
+        budget: Episodes that each rule's search may spend.
+        market_seed: Seed of all markets.
+        population: Candidates a generation.
+        episodes: Episodes a candidate of a generation plays.
+    """
+    built = tuple(RULES[name].build(env) for name in names)
+    markets = jax.random.fold_in(jax.random.key(market_seed), TUNING)
+    rules, rows = {}, []
+    for number, name in enumerate(names):
+
+        def evaluate(candidates: Any, keys: jax.Array, cases: Mapping[str, Any], number: int = number) -> np.ndarray:
+            count = len(jax.tree.leaves(candidates)[0])
+            whole = _broadcast(OneOf(built, jnp.float32(number)), count)
+            whole = whole.replace(rules=(*whole.rules[:number], candidates, *whole.rules[number + 1 :]))
+            played = rollout_seeds(env, params, whole, keys, dict(cases), bound=False, label=f"tuning {names[number]}")
+            return played.metrics["score"].mean(axis=1)
+
+        found = tune(
+            built[number],
+            type(built[number]).space(),
+            evaluate,
+            budget=budget,
+            seed=0,
+            markets=markets,
+            population=population,
+            episodes=episodes,
+            finalists=4,
+            label=f"tuning {name}",
+        )
+        rules[name] = found.policy
+        parameters = json.dumps(found.parameters, sort_keys=True)
+        rows.append({"policy": name, "parameters": parameters, "score": found.score, "episodes": found.episodes})
+    return TunedRules(rules, pl.DataFrame(rows))
+
+
+def _broadcast(policy: Any, count: int) -> Any:
+    return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), (count, *jnp.shape(x))), policy)
+
+
+def over_seeds(policy: Any, count: int) -> Any:
+    """A policy of stacked training states with every leaf on the seeds' axis (numbers shared by all are repeated)."""
+
+    def spread(leaf: Any) -> jax.Array:
+        leaf = jnp.asarray(leaf)
+        return leaf if leaf.ndim and leaf.shape[0] == count else jnp.broadcast_to(leaf, (count, *leaf.shape))
+
+    return jax.tree.map(spread, policy)
+
+
+def evaluate_rules(env: Env, params: Any, rules: Mapping[str, Rule], cases: Cases) -> pl.DataFrame:
+    """Scores of rules on every case; see `score_table` for the columns."""
+    built = tuple(rules.values())
+    policies = stack([OneOf(built, jnp.float32(number)) for number in range(len(built))])
+    played = rollout_seeds(_recorded(env), params, policies, cases.keys, cases.fields, label="evaluating rules")
+    tables = [
+        score_table(name, "rule", [-1], {k: v[number : number + 1] for k, v in played.metrics.items()}, cases)
+        for number, name in enumerate(rules)
+    ]
+    return pl.concat(tables)
+
+
+def evaluate_learner(
+    name: str, env: Env, params: Any, policy: Any, seeds: Sequence[int], cases: Cases
+) -> pl.DataFrame:
+    """Scores of a learner's training seeds on every case.
+
+    Args:
+        name: How the table calls it.
+        env: The environment.
+        params: Its parameters.
+        policy: Policy of states stacked over seeds.
+        seeds: The training seeds.
+        cases: The cases.
+    """
+    stacked = over_seeds(policy, len(seeds))
+    played = rollout_seeds(_recorded(env), params, stacked, cases.keys, cases.fields, label=f"evaluating {name}")
+    return score_table(name, "learner", seeds, played.metrics, cases)
+
+
+def _recorded(env: Env) -> Env:
+    """The environment with what the hindsight bound needs in its ``info``."""
+    return dataclasses.replace(env, record=True)  # type: ignore[type-var]
+
+
+def score_table(
+    name: str, kind: str, seeds: Sequence[int], metrics: Mapping[str, np.ndarray], cases: Cases
+) -> pl.DataFrame:
+    """Metrics ``[S, C]`` as rows: who (policy, kind, seed), what (case, market, seat, budget_scale), `COLUMNS`."""
+    parts = []
+    for row, seed in enumerate(seeds):
+        columns = {column: np.asarray(metrics[column][row], np.float32) for column in COLUMNS}
+        who = [pl.lit(name).alias("policy"), pl.lit(kind).alias("kind"), pl.lit(seed, pl.Int32).alias("seed")]
+        parts.append(cases.table.with_columns(who).with_columns(**{k: pl.Series(v) for k, v in columns.items()}))
+    return pl.concat(parts)
+
+
+def matrix(scores: pl.DataFrame, policy: str, column: str = "score") -> np.ndarray:
+    """``[seeds, cases]`` of one policy and column."""
+    rows = scores.filter(pl.col("policy") == policy).sort("seed", "case")
+    seeds = rows["seed"].n_unique()
+    return rows[column].to_numpy().astype(np.float64).reshape(seeds, -1)
+
+
+def best_rule(scores: pl.DataFrame) -> str:
+    """The rule with the highest IQM score (on the evaluation cases: the hardest opponent)."""
+    rules = scores.filter(pl.col("kind") == "rule")["policy"].unique(maintain_order=True).to_list()
+    return max(rules, key=lambda name: float(iqm(matrix(scores, name))))
+
+
+def summarise(scores: pl.DataFrame) -> pl.DataFrame:
+    """The table of a comparison: one row a policy, and one for hindsight, best first.
+
+    Columns: ``score`` (IQM) with ``score_low``, ``score_high``; ``difference`` to the best rule, paired, with interval;
+    ``headroom`` closed, ``(policy - best rule) / (hindsight - best rule)``, with interval; ``headroom_held``, the same
+    against the bound that holds the target; then means of value, cost, cost over target, share of episodes over target,
+    budget used. Intervals: 95 %, training seeds resampled for learners, markets for rules. Hindsight: prices as the
+    best rule's run met them.
+    """
+    top = best_rule(scores)
+    best = matrix(scores, top)
+    hindsight, held = matrix(scores, top, "hindsight_score"), matrix(scores, top, "hindsight_value")
+    market = scores.filter(pl.col("policy") == top).sort("case")["market"].to_numpy()
+    rows: list[dict[str, Any]] = []
+    for name in scores["policy"].unique(maintain_order=True):
+        mine = matrix(scores, name)
+        learner = mine.shape[0] > 1
+        many = len(np.unique(market)) > 1
+        options = Bootstrap(resample="seeds" if learner or not many else "markets")
+        using: dict[str, Any] = {"options": options, "markets": market}
+        row = {"policy": name, "kind": scores.filter(pl.col("policy") == name)["kind"][0], "seeds": len(mine)}
+        row |= _named("score", stratified_bootstrap(mine, **using))
+        row |= _named("difference", paired_difference(mine, best, **using))
+        row |= _named("headroom", headroom(mine, best, hindsight, **using))
+        row |= {"headroom_held": headroom(mine, best, held, **using).estimate}
+        rows.append(row | _means(scores, name))
+    bound = {"policy": "hindsight", "kind": "bound", "seeds": 0, "score": float(iqm(hindsight)), "headroom": 1.0}
+    bound |= {"value": float(held.mean()), "headroom_held": (iqm(held) - iqm(best)) / (iqm(hindsight) - iqm(best))}
+    return pl.DataFrame([bound, *sorted(rows, key=lambda row: -row["score"])], infer_schema_length=None)
+
+
+def _named(name: str, interval: Interval) -> dict[str, float]:
+    return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _means(scores: pl.DataFrame, name: str) -> dict[str, float]:
+    columns = ("value", "cost", "cost_over_target", "over_target", "budget_used")
+    rows = scores.filter(pl.col("policy") == name)
+    return {column: float(rows[column].cast(pl.Float64).mean()) for column in columns}  # type: ignore[arg-type]

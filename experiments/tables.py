@@ -1,0 +1,56 @@
+"""Tables for people: rich text from the frames that `adarena.experiments.protocol` makes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from adarena.experiments.autobid import AutoBidExperiment
+
+
+def comparison(summary: pl.DataFrame, mechanism: str, config: AutoBidExperiment) -> Table:
+    """The comparison of one mechanism; IQM scores, 95 % intervals, columns kept apart."""
+    unit = "expected clicks" if config.replays else {"roas": "currency units"}.get(config.objective, "conversions")
+    table = Table(title=f"{mechanism}: score in {unit} a day (IQM, 95 % interval)")
+    for name in ("policy", "score", "vs best rule", "headroom closed", "value", "cost", "cost/target"):
+        table.add_column(name, justify="left" if name == "policy" else "right")
+    table.add_column("over target", justify="right")
+    table.add_column("budget used", justify="right")
+    for row in summary.iter_rows(named=True):
+        table.add_row(
+            row["policy"],
+            with_interval(row, "score"),
+            "" if row["kind"] == "bound" else with_interval(row, "difference", sign=True),
+            "100 %" if row["kind"] == "bound" else with_interval(row, "headroom", percent=True),
+            number(row["value"]),
+            number(row["cost"]),
+            number(row["cost_over_target"]),
+            number(row["over_target"], percent=True),
+            number(row["budget_used"], percent=True),
+            style="bold" if row["kind"] == "learner" else ("dim" if row["kind"] == "bound" else ""),
+        )
+    return table
+
+
+def number(x: Any, *, percent: bool = False, sign: bool = False) -> str:
+    """A number as people read it; a dash for what is not known."""
+    if x is None or (isinstance(x, float) and not math.isfinite(x)):
+        return "–"
+    if percent:
+        return f"{100.0 * x:.0f} %"
+    digits = 3 if abs(x) < 1.0 else (2 if abs(x) < 100.0 else 0)
+    return f"{x:+.{digits}f}" if sign else f"{x:,.{digits}f}"
+
+
+def with_interval(row: dict[str, Any], name: str, *, percent: bool = False, sign: bool = False) -> str:
+    """``estimate [low, high]``; the estimate alone where there is no interval."""
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    estimate = number(row[name], percent=percent, sign=sign)
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return estimate
+    ends = [number(end, percent=percent, sign=sign).removesuffix(" %") for end in (low, high)]
+    return f"{estimate} [{ends[0]}, {ends[1]}]"
