@@ -269,14 +269,7 @@ def update(config: Config, env: Env, state: State, rollout: Rollout) -> tuple[St
         gae_lambda=config.gae_lambda,
     )
     target = advantage + rollout.value
-    samples = Minibatch(
-        obs=normalised(config, state.obs_moments, rollout.obs),
-        raw_action=rollout.raw_action,
-        log_prob=rollout.log_prob,
-        advantage=(advantage - advantage.mean()) / (advantage.std() + 1e-8),
-        target=target,
-    )
-    samples = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), samples)
+    samples = _samples(config, state, rollout, advantage, target)
     key, key_shuffle = jax.random.split(state.key)
     rate = config.learning_rate * jnp.maximum(0.0, 1.0 - (state.steps - rollout.reward.size) / config.decay_steps)
     learner = Learner(state.network, state.optimiser, jnp.zeros((), bool))
@@ -363,6 +356,18 @@ def train(
         resume=resume,
         progress=progress,
     )
+
+
+def _samples(config: Config, state: State, rollout: Rollout, advantage: jax.Array, target: jax.Array) -> Minibatch:
+    """The whole rollout as samples for gradient steps, leaves ``[T * B, ...]``."""
+    samples = Minibatch(
+        obs=normalised(config, state.obs_moments, rollout.obs),
+        raw_action=rollout.raw_action,
+        log_prob=rollout.log_prob,
+        advantage=(advantage - advantage.mean()) / (advantage.std() + 1e-8),
+        target=target,
+    )
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), samples)
 
 
 def _policy(config: Config, state: State, stochastic: bool) -> PPOPolicy:

@@ -52,15 +52,19 @@ def module_of(config: Config, network: Any) -> ActorCritic:
     return ActorCritic(config.hidden, config.activation, outputs, log_stds)
 
 
+def _apply(config: Config, network: Any, obs: jax.Array, method: str) -> Any:
+    return module_of(config, network).apply({"params": network}, obs, method=method)
+
+
 def distribution_of(config: Config, network: Any, obs: jax.Array) -> Distribution:
     """The distribution of raw actions for normalised observations ``[..., O]``."""
-    outputs, log_std = module_of(config, network).apply({"params": network}, obs, method="act")
+    outputs, log_std = _apply(config, network, obs, "act")
     return make_distribution(config.distribution, outputs, log_std)
 
 
 def value_of(config: Config, network: Any, obs: jax.Array) -> jax.Array:
     """Values ``[...]`` of normalised observations ``[..., O]``, in units of the normalised reward."""
-    return module_of(config, network).apply({"params": network}, obs, method="value")
+    return _apply(config, network, obs, "value")
 
 
 def optimiser_of(config: Config) -> optax.GradientTransformation:
@@ -126,7 +130,7 @@ def loss(
     config: Config, network: Any, batch: Minibatch, kl_weight: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The scalar that a gradient step lowers, and its parts (scalars, float32)."""
-    outputs, log_std, value = module_of(config, network).apply({"params": network}, batch.obs)
+    outputs, log_std, value = _apply(config, network, batch.obs, "__call__")
     distribution = make_distribution(config.distribution, outputs, log_std)
     log_ratio = distribution.log_prob(batch.raw_action) - batch.log_prob
     ratio = jnp.exp(log_ratio)

@@ -83,25 +83,48 @@ def run(
     config = _spread(config, len(seeds))
     params = jax.device_put(params)
     identity = _identity(config, env, params, seeds) if checkpoint is not None else {}
-    states = _init_all(init, env, config, params, jnp.asarray(seeds, jnp.uint32))
     curve = _Curve(list(seeds), steps_per_update)
+    start = functools.partial(_init_all, init, env, config, params, jnp.asarray(seeds, jnp.uint32))
     if resume and checkpoint is not None and checkpoints.steps(checkpoint):
-        states = _resume(checkpoint, states, curve, identity)
+        states = _resume(checkpoint, start, curve, identity)
+    else:
+        states = start()
+
+    def step(states: Any, count: int) -> tuple[Any, Any]:
+        return _run_chunk(advance, env, chunk_updates, config, params, states, count)
+
+    def after(states: Any, rows: pl.DataFrame) -> None:
+        if on_chunk is not None:
+            on_chunk(states, rows)
+        if checkpoint is not None:
+            checkpoints.save(checkpoint, curve.updates, (states, curve.columns), metadata=curve.metadata(identity))
+
+    states = _loop(step, after, states, curve, updates, chunk_updates, progress)
+    return states, curve.frame()
+
+
+def _loop(
+    step: Callable[[Any, int], tuple[Any, Any]],
+    after: Callable[[Any, pl.DataFrame], None],
+    states: Any,
+    curve: _Curve,
+    updates: int,
+    chunk_updates: int,
+    progress: bool,
+) -> Any:
+    """Runs chunks until ``curve`` holds ``updates`` updates."""
     started = time.perf_counter() - curve.wall_seconds
-    bar = tqdm(total=updates * steps_per_update * len(seeds), unit="step", unit_scale=True, disable=not progress)
-    with bar:
-        bar.update(curve.updates * steps_per_update * len(seeds))
+    steps_per_update = curve.steps_per_update * len(curve.seeds)
+    with tqdm(total=updates * steps_per_update, unit="step", unit_scale=True, disable=not progress) as bar:
+        bar.update(curve.updates * steps_per_update)
         while curve.updates < updates:
             count = min(chunk_updates, updates - curve.updates)
-            states, metrics = _run_chunk(advance, env, chunk_updates, config, params, states, count)
-            rows = curve.add(jax.device_get(metrics), count, lambda: time.perf_counter() - started)
-            bar.update(count * steps_per_update * len(seeds))
+            states, metrics = step(states, count)
+            rows = curve.add(jax.device_get(metrics), count, time.perf_counter() - started)
+            bar.update(count * steps_per_update)
             bar.set_postfix_str(f"return {_last_return(rows):.4g}")
-            if on_chunk is not None:
-                on_chunk(states, rows)
-            if checkpoint is not None:
-                checkpoints.save(checkpoint, curve.updates, (states, curve.columns), metadata=curve.metadata(identity))
-    return states, curve.frame()
+            after(states, rows)
+    return states
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -142,9 +165,9 @@ class _Curve:
     def wall_seconds(self) -> float:
         return float(self.columns["wall_seconds"][-1, 0]) if self.columns else 0.0
 
-    def add(self, metrics: Any, count: int, clock: Callable[[], float]) -> pl.DataFrame:
+    def add(self, metrics: Any, count: int, wall_seconds: float) -> pl.DataFrame:
         new = {field.name: np.asarray(getattr(metrics, field.name))[:count] for field in dataclasses.fields(metrics)}
-        new["wall_seconds"] = np.full((count, len(self.seeds)), clock(), np.float32)
+        new["wall_seconds"] = np.full((count, len(self.seeds)), wall_seconds, np.float32)
         before = self.updates
         self.columns = {name: np.concatenate([self.columns[name], new[name]]) for name in new} if before else new
         return self.frame(before)
@@ -160,8 +183,8 @@ class _Curve:
         return pl.DataFrame({"seed": seeds, "update": updates, "step": updates * self.steps_per_update, **values})
 
 
-def _resume(folder: str | Path, states: Any, curve: _Curve, identity: dict[str, Any]) -> Any:
-    """The saved states; fills ``curve``. Refuses a checkpoint of another run."""
+def _resume(folder: str | Path, start: Callable[[], Any], curve: _Curve, identity: dict[str, Any]) -> Any:
+    """The saved states, shaped as those that ``start`` makes; fills ``curve``. Refuses a checkpoint of another run."""
     newest = checkpoints.steps(folder)[-1]
     metadata = checkpoints.read_metadata(folder, newest)
     for name, value in identity.items():
@@ -172,7 +195,7 @@ def _resume(folder: str | Path, states: Any, curve: _Curve, identity: dict[str, 
             )
     shape = (metadata["updates"], len(curve.seeds))
     like = {name: jax.ShapeDtypeStruct(shape, np.float32) for name in metadata["columns"]}
-    (states, columns), _ = checkpoints.restore(folder, (states, like), step=newest)
+    (states, columns), _ = checkpoints.restore(folder, (jax.eval_shape(start), like), step=newest)
     curve.columns = {name: np.asarray(columns[name]) for name in metadata["columns"]}
     return states
 

@@ -145,9 +145,9 @@ PRESETS: dict[str, AutoBidExperiment] = {
     "paper": AutoBidExperiment(
         mechanisms=("gsp", "first_price", "vcg"),
         seeds=tuple(range(10)),
-        train_steps=1_200_000,
-        tune_episodes=4096,
-        markets=4,
+        train_steps=700_000,
+        tune_episodes=2048,
+        markets=2,
         seat_step=1,
         name="autobid-paper",
     ),

@@ -127,9 +127,9 @@ def stacked(cases: Sequence[Case]) -> dict[str, jax.Array]:
     return arrays
 
 
-def fast_tick(rules: AuctionRules, case: dict[str, jax.Array]) -> TickResult:
-    """The market's own tick on one case, given as arrays. The error comes in as the noise that makes it."""
-    n, m = case["pctr"].shape
+def market(case: dict[str, jax.Array]) -> tuple[Visit, Bidders, Terms, ResponseDraws | None]:
+    """A case as the market takes it. The error comes in as the noise that makes it."""
+    n = case["pctr"].shape[0]
     bank = Bank(
         pctr=case["pctr"][None],
         pvalue=case["pvalue"][None],
@@ -154,10 +154,13 @@ def fast_tick(rules: AuctionRules, case: dict[str, jax.Array]) -> TickResult:
         error_slope=jnp.float32(1.0),
     )
     bidders = Bidders(case["scale"], case["factor"], case["worth"], case["remaining"])
-    draws = None
-    if "luck" in case:
-        draws = ResponseDraws(case["luck"], jax.random.key(0), jax.random.key(1))
-    return run_tick(rules, Visit(bank, jnp.int32(0), case["weight"], True), bidders, terms, draws)
+    draws = ResponseDraws(case["luck"], jax.random.key(0), jax.random.key(1)) if "luck" in case else None
+    return Visit(bank, jnp.int32(0), case["weight"], True), bidders, terms, draws
+
+
+def fast_tick(rules: AuctionRules, case: dict[str, jax.Array]) -> TickResult:
+    """The market's own tick on one case, given as arrays."""
+    return run_tick(rules, *market(case))
 
 
 def run_cases(rules: AuctionRules, cases: Sequence[Case], *, optimised: bool = True) -> TickResult:

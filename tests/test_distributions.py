@@ -13,6 +13,7 @@ from adarena.agents.distributions import (
     FAMILIES,
     Beta,
     Categorical,
+    Family,
     Gaussian,
     TanhGaussian,
     make_distribution,
@@ -40,7 +41,7 @@ def test_gaussian_matches_scipy() -> None:
     distribution = Gaussian(jnp.asarray(MEAN), jnp.asarray(LOG_STD))
     raw = np.asarray([[-1.0, 0.5], [3.0, -2.0], [2.0, -0.4]], np.float32)
     reference = scipy.stats.norm(MEAN, np.exp(LOG_STD))
-    np.testing.assert_allclose(distribution.log_prob(raw), reference.logpdf(raw).sum(-1), rtol=1e-4)
+    np.testing.assert_allclose(distribution.log_prob(jnp.asarray(raw)), reference.logpdf(raw).sum(-1), rtol=1e-4)
     np.testing.assert_allclose(distribution.entropy(), reference.entropy().sum(-1), rtol=1e-5)
     np.testing.assert_array_equal(distribution.mode(), MEAN)
     np.testing.assert_array_equal(distribution.to_action(jnp.asarray(raw)), np.clip(raw, -1, 1))
@@ -65,7 +66,9 @@ def test_beta_matches_scipy() -> None:
     distribution = Beta(jnp.asarray(ALPHA), jnp.asarray(BETA))
     raw = np.asarray([[0.3, 0.9], [0.01, 0.4], [0.55, 0.2]], np.float32)
     reference = scipy.stats.beta(ALPHA.astype(np.float64), BETA.astype(np.float64))
-    np.testing.assert_allclose(distribution.log_prob(raw), reference.logpdf(raw).sum(-1), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        distribution.log_prob(jnp.asarray(raw)), reference.logpdf(raw).sum(-1), rtol=1e-3, atol=1e-3
+    )
     np.testing.assert_allclose(distribution.entropy(), reference.entropy().sum(-1), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(distribution.mode(), reference.mean(), rtol=1e-5)
     np.testing.assert_allclose(distribution.to_action(jnp.asarray([0.0, 0.5, 1.0])), [-1.0, 0.0, 1.0])
@@ -83,7 +86,7 @@ def test_categorical_matches_scipy() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_draws_follow_the_log_prob(family: str) -> None:
+def test_draws_follow_the_log_prob(family: Family) -> None:
     """The mean of -log_prob over draws is the entropy, and draws map into the action's range."""
     outputs = jnp.tile(jnp.asarray([[0.3, -0.8]]), (40_000, output_size(family, 2) // 2))
     distribution = make_distribution(family, outputs, jnp.asarray([-0.5, 0.1]))

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from adarena.envs.market.auction import CHARGES, MECHANISMS, AuctionRules
-from adarena.envs.market.tick import Bidders, TickResult, Visit, opportunities
+from adarena.envs.market.tick import Opportunity, TickResult, opportunities, run_tick
 from market_cases import (
     ADVERTISERS,
     IMPRESSIONS,
     adversarial_cases,
     dyadic_case,
     fast_tick,
+    market,
     random_case,
     run_cases,
     stacked,
@@ -138,24 +139,11 @@ def test_outside_price_is_met_under_quality_ranking() -> None:
     np.testing.assert_array_equal(result.cleared.price, np.full((1, IMPRESSIONS), 1 / 4))
 
 
-def offer_of(rules: AuctionRules, case: dict[str, jax.Array], seat: int) -> tuple[TickResult, jax.Array]:
-    """A tick and what its slots would have cost the seat."""
-    import market_cases
-
-    captured: list[tuple[Visit, Bidders, object]] = []
-    original = market_cases.run_tick
-
-    def spy(rules: AuctionRules, visit: Visit, bidders: Bidders, terms: object, draws: object) -> TickResult:
-        captured.append((visit, bidders, terms))
-        return original(rules, visit, bidders, terms, draws)  # type: ignore[arg-type]
-
-    market_cases.run_tick = spy  # type: ignore[assignment]
-    try:
-        result = fast_tick(rules, case)
-    finally:
-        market_cases.run_tick = original
-    visit, bidders, terms = captured[0]
-    return result, opportunities(rules, visit, jnp.int32(seat), bidders, terms, result.cleared.ranking)  # type: ignore[arg-type]
+def offer_of(rules: AuctionRules, case: dict[str, jax.Array], seat: int) -> Opportunity:
+    """What the slots of a tick would have cost the seat."""
+    visit, bidders, terms, draws = market(case)
+    ranking = run_tick(rules, visit, bidders, terms, draws).cleared.ranking
+    return opportunities(rules, visit, jnp.int32(seat), bidders, terms, ranking)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +165,7 @@ def test_opportunities_are_what_the_seat_would_have_paid(rules: AuctionRules) ->
     seat = 1
     cases = [random_case(rng, rules.slots) for _ in range(3)]
     run = jax.jit(jax.vmap(lambda case: offer_of(rules, case, seat)))
-    _, offers = jax.tree.map(np.asarray, run(stacked(cases)))
+    offers = jax.tree.map(np.asarray, run(stacked(cases)))
     compared = 0
     for number, case in enumerate(cases):
         least, unit = offers.least_score[number], offers.unit_score[number]

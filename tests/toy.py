@@ -77,9 +77,10 @@ class TargetEnv(Env):
 
 @struct.dataclass
 class EndlessParams:
-    """``reward``: what every tick pays."""
+    """``reward``: what every tick pays. ``terminates``: whether the cut is a termination, scalar bool."""
 
     reward: jax.Array
+    terminates: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,20 +94,18 @@ class EndlessEnv(Env):
 
     OBSERVATION: ClassVar[tuple[Entry, ...]] = (Entry("time", "share", 0.0, 1.0, "Share of the ticks done."),)
     limit: int = 4
-    terminates: bool = False
 
     def default_params(self) -> EndlessParams:
-        return EndlessParams(jnp.asarray(1.0))
+        return EndlessParams(jnp.asarray(1.0), jnp.asarray(False))
 
     def reset(self, key: jax.Array, params: EndlessParams) -> tuple[jax.Array, jax.Array]:
         return jnp.zeros(1), jnp.zeros((), jnp.int32)
 
     def step(self, key: jax.Array, state: jax.Array, action: jax.Array, params: EndlessParams) -> StepResult:
         state = state + 1
-        cut, no = state >= self.limit, jnp.zeros((), bool)
-        terminated, truncated = (cut, no) if self.terminates else (no, cut)
+        cut = state >= self.limit
         obs = (state / self.limit)[None].astype(jnp.float32)
-        return StepResult(obs, state, params.reward, terminated, truncated, {})
+        return StepResult(obs, state, params.reward, cut & params.terminates, cut & ~params.terminates, {})
 
     def observation_space(self, params: Any) -> gymnasium.spaces.Box:
         return box_of(self.OBSERVATION)

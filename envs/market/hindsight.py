@@ -9,12 +9,18 @@ which makes the result the optimum of the linear relaxation: an upper bound for 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 _BISECTIONS = 40
+
+Frontier = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+"""Log of the least value per unit of money -> total cost and value."""
+
+_End = tuple[jax.Array, jax.Array, jax.Array]
 
 
 class Hindsight(NamedTuple):
@@ -60,22 +66,16 @@ def hindsight(cost: jax.Array, value: jax.Array, budget: jax.Array, target: jax.
     positive = (value > 0.0) & (cost > 0.0)
     target = jnp.where(jnp.isfinite(target), target, 1e12)
     ratio = jnp.where(positive, value / jnp.where(positive, cost, 1.0), 0.0)
-    low = jnp.log(jnp.maximum(jnp.where(positive, ratio, jnp.inf).min(), 1e-12)) - 6.0
     high = jnp.log(jnp.maximum(ratio.max(), 1e-12)) + 0.1
+    low = jnp.log(jnp.maximum(jnp.where(positive, ratio, ratio.max()).min(), 1e-12)) - 6.0
 
     def frontier(log_theta: jax.Array) -> tuple[jax.Array, jax.Array]:
         return take_all(cost, value, jnp.exp(log_theta))
 
-    def halve(feasible_low_high: tuple, _: None) -> tuple[tuple, None]:
-        infeasible, feasible = feasible_low_high
-        middle = 0.5 * (infeasible + feasible)
-        spent, gained = frontier(middle)
-        fits = (spent <= budget) & (spent <= target * gained)
-        return (jnp.where(fits, infeasible, middle), jnp.where(fits, middle, feasible)), None
+    def fits(spent: jax.Array, gained: jax.Array) -> jax.Array:
+        return (spent <= budget) & (spent <= target * gained)
 
-    (infeasible, feasible), _ = jax.lax.scan(halve, (low, high), None, length=_BISECTIONS)
-    spent, gained = frontier(feasible)
-    more_spent, more_gained = frontier(infeasible)
+    (infeasible, more_spent, more_gained), (_, spent, gained) = _bisect(frontier, fits, low, high)
     # Everything fits: the bisection has closed in on the lower end, where all that brings value is taken.
     step_cost = jnp.maximum(more_spent - spent, 0.0)
     step_value = jnp.maximum(more_gained - gained, 0.0)
@@ -89,13 +89,31 @@ def hindsight(cost: jax.Array, value: jax.Array, budget: jax.Array, target: jax.
     return Hindsight(best_value, best_cost, _best_score(frontier, best_value, infeasible, low, budget, target))
 
 
+def _bisect(frontier: Frontier, fits: Callable[..., jax.Array], low: jax.Array, high: jax.Array) -> tuple[_End, _End]:
+    """The largest log threshold that does not fit and the least that does, as ``(log threshold, cost, value)``.
+
+    What was found at both ends is carried along: found again, a tie at the margin might be rounded the other way.
+    """
+
+    def halve(ends: tuple[_End, _End], _: None) -> tuple[tuple[_End, _End], None]:
+        infeasible, feasible = ends
+        middle = 0.5 * (infeasible[0] + feasible[0])
+        new = middle, *frontier(middle)
+        ok = fits(*new[1:])
+        infeasible = jax.tree.map(lambda old, x: jnp.where(ok, old, x), infeasible, new)
+        return (infeasible, jax.tree.map(lambda old, x: jnp.where(ok, x, old), feasible, new)), None
+
+    ends, _ = jax.lax.scan(halve, ((low, *frontier(low)), (high, *frontier(high))), None, length=_BISECTIONS)
+    return ends
+
+
 def _best_score(
-    frontier: object, held: jax.Array, log_theta: jax.Array, low: jax.Array, budget: jax.Array, target: jax.Array
+    frontier: Frontier, held: jax.Array, log_theta: jax.Array, low: jax.Array, budget: jax.Array, target: jax.Array
 ) -> jax.Array:
     """Largest score beyond the point at which the target starts to bind, on a fine grid of ``theta``."""
 
     def at(log_theta: jax.Array) -> jax.Array:
-        spent, gained = frontier(log_theta)  # type: ignore[operator]
+        spent, gained = frontier(log_theta)
         share = jnp.minimum(1.0, budget / jnp.maximum(spent, 1e-12))  # concave: a share of both is attainable
         spent, gained = spent * share, gained * share
         ratio = target * gained / jnp.maximum(spent, 1e-12)

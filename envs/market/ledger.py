@@ -195,7 +195,8 @@ def _running_sum(charges: jax.Array) -> jax.Array:
         return jnp.cumsum(charges, axis=1)
     # A product with a triangle of ones: three times as fast as cumsum on CPU.
     order = jnp.arange(size)
-    return charges @ (order[:, None] <= order[None, :]).astype(jnp.float32)
+    until = (order[:, None] <= order[None, :]).astype(jnp.float32)
+    return jnp.matmul(charges, until, precision="highest")  # accelerators would round money to 10 bits
 
 
 def _first(flags: jax.Array) -> jax.Array:

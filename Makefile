@@ -1,0 +1,61 @@
+# Works in a fresh clone with Python >= 3.11, pip and make. `make PYTHON=python3.12 test` chooses another interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+PACKAGES := envs agents experiments paper_figs
+# What an editable install depends on: code is not copied, so only these ask for a new one.
+INPUTS := pyproject.toml constraints.txt
+TYPECHECK := build/typecheck
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format figures bench clean
+
+help:  ## what there is
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+run: $(VENV)/.installed  ## install, then train, tune, compare and draw (about five minutes on two cores)
+	$(BIN)/adarena run autobid
+
+test: $(VENV)/.installed-dev  ## install all that tests need, then run them
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+lint: $(VENV)/.installed-dev  ## style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@# The folders are packages of the namespace `adarena`; an editable install maps them by an import hook, which mypy
+	@# cannot follow. Links in the layout that an installed copy has show it the same.
+	@rm -rf $(TYPECHECK) && mkdir -p $(TYPECHECK)/adarena
+	@for package in $(PACKAGES); do ln -s "$(CURDIR)/$$package" $(TYPECHECK)/adarena/$$package; done
+	MYPYPATH=$(TYPECHECK) $(BIN)/mypy $(PACKAGES:%=-p adarena.%)
+
+format: $(VENV)/.installed-dev  ## put style and format right where a tool can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+figures: $(VENV)/.installed  ## redraw every figure from results
+	$(BIN)/adarena figures
+
+bench: $(VENV)/.installed-dev  ## measure speed, Stable-Baselines3 included
+	$(BIN)/adarena bench
+
+clean:  ## remove what this file makes; runs stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "adarena needs Python >= 3.11; PYTHON=$(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11" >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# A full install serves for less, so asking for less after it installs nothing.
+$(VENV)/.installed: $(INPUTS) | $(BIN)/python
+	@if [ -e $(VENV)/.installed-dev ]; then $(MAKE) --no-print-directory $(VENV)/.installed-dev; \
+	else $(BIN)/python -m pip install --quiet -c constraints.txt -e .; fi
+	@touch $@
+
+$(VENV)/.installed-dev: $(INPUTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@

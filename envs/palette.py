@@ -1,0 +1,13 @@
+"""The colours of every picture: Okabe and Ito (2008), "Color Universal Design", told apart by colour-blind readers."""
+
+BLACK = "#000000"
+ORANGE = "#E69F00"
+SKY = "#56B4E9"
+GREEN = "#009E73"
+YELLOW = "#F0E442"
+BLUE = "#0072B2"
+VERMILION = "#D55E00"
+PURPLE = "#CC79A7"
+GREY = "#7F7F7F"
+LIGHT_GREY = "#D9D9D9"
+"""Greys are no part of the palette; they serve plans, grids and bands."""

@@ -1,0 +1,259 @@
+"""``adarena bench``: speed of training and of the environment, and how it grows with the size of the market.
+
+Every number is measured in one run, contenders alternate over the repeats, and what is reported is the median and the
+range: machines that are shared are noisy. Beside wall time stands the CPU time of the process, all threads together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from adarena.experiments.bench_market import base_sizes, measure_environment, measure_throughput
+from adarena.experiments.bench_training import measure_training
+
+Part = Literal["training", "environment", "throughput"]
+PARTS: tuple[Part, ...] = ("training", "environment", "throughput")
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchConfig:
+    """What to measure, and for how long.
+
+    Attributes:
+        parts: ``"training"``: PPO in JAX against Stable-Baselines3, end to end; ``"environment"``: random actions;
+            ``"throughput"``: growth with advertisers, impressions, environments and slots.
+        seconds: Seconds of one measurement, warm-up apart.
+        repeats: Measurements of each contender.
+        out: Folder of the result tables (parquet) and of ``bench.json`` (configuration and versions).
+        batch: Environment steps that one update of PPO uses, the same for all contenders.
+        minibatch: Environment steps of a gradient step, likewise.
+        epochs: Passes over a batch, likewise.
+        jax_envs: Environments of PPO in JAX, one contender each.
+        sb3_envs: Environments of Stable-Baselines3 with ``DummyVecEnv``.
+        sb3_batch_envs: Environments of Stable-Baselines3 on the jitted batch.
+        sizes: Environments at which the environment alone is measured.
+        advertisers: Sizes of the market for ``"throughput"``; where one varies, the others are 48 advertisers,
+        impressions: 64 impressions a tick,
+        environments: 64 environments
+        slots: and 3 slots.
+        blocks: Blocks of the bank of impressions for all but ``"training"``, which has the default market's.
+        yardstick: Whether ``"environment"`` also measures NumPy on one tick of AuctionNet's size.
+        quick: Whether to shrink everything so that a run ends within seconds; such numbers mean nothing.
+    """
+
+    parts: tuple[Part, ...] = PARTS
+    seconds: float = 2.0
+    repeats: int = 3
+    out: str = "runs/bench"
+    batch: int = 3072
+    minibatch: int = 768
+    epochs: int = 4
+    jax_envs: tuple[int, ...] = (64, 256)
+    sb3_envs: int = 8
+    sb3_batch_envs: int = 64
+    sizes: tuple[int, ...] = (1, 8, 64, 256, 1024)
+    advertisers: tuple[int, ...] = (8, 16, 48, 96, 192)
+    impressions: tuple[int, ...] = (16, 64, 256, 1024)
+    environments: tuple[int, ...] = (1, 8, 64, 256, 1024)
+    slots: tuple[int, ...] = (1, 2, 3, 4, 5)
+    blocks: int = 16
+    yardstick: bool = True
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be measured, before anything is."""
+        if not self.parts or any(part not in PARTS for part in self.parts):
+            raise ValueError(f"parts must name at least one of {', '.join(PARTS)}, got {self.parts!r}")
+        if not 0.0 < self.seconds <= 3600.0:
+            raise ValueError(f"seconds must lie in (0, 3600], got {self.seconds!r}")
+        for name in ("repeats", "batch", "minibatch", "epochs", "sb3_envs", "sb3_batch_envs", "blocks"):
+            _check_count(name, getattr(self, name))
+        for name in ("jax_envs", "sizes", "advertisers", "impressions", "environments", "slots"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must hold at least one size, got ()")
+            for size in getattr(self, name):
+                _check_count(name, size)
+        if self.batch % self.minibatch:
+            raise ValueError(f"minibatch must divide batch ({self.batch}), got {self.minibatch}")
+        for name, count in (
+            *(("jax_envs", count) for count in self.jax_envs),
+            ("sb3_envs", self.sb3_envs),
+            ("sb3_batch_envs", self.sb3_batch_envs),
+        ):
+            if self.batch % count:
+                raise ValueError(f"{name} must divide batch ({self.batch}), got {count}")
+            if name == "jax_envs" and count % (self.batch // self.minibatch):
+                raise ValueError(
+                    f"jax_envs must be multiples of batch / minibatch, {self.batch // self.minibatch}, got {count}"
+                )
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be whole numbers of at least 1, got {value!r}")
+
+
+_QUICK: dict[str, Any] = {
+    "seconds": 0.02,
+    "repeats": 2,
+    "batch": 16,
+    "minibatch": 8,
+    "epochs": 1,
+    "jax_envs": (2,),
+    "sb3_envs": 1,
+    "sb3_batch_envs": 2,
+    "sizes": (2,),
+    "advertisers": (4,),
+    "impressions": (8,),
+    "environments": (1, 2),
+    "slots": (2,),
+    "blocks": 2,
+}
+
+
+def run_bench(config: BenchConfig) -> dict[str, pl.DataFrame]:
+    """Measures, prints a table for each part, and writes ``<part>.parquet`` and ``bench.json`` into ``config.out``.
+
+    Returns:
+        The measurements of each part, one row a contender (or size) and repeat. All have ``repeat``, ``steps``
+        (environment steps; one steps one market by one tick), ``wall_seconds``, ``cpu_seconds``, ``steps_per_second``
+        and ``warmup_seconds`` (building and compiling, not in the others).
+
+    Raises:
+        ImportError: The training part is asked for and Stable-Baselines3 is not installed.
+    """
+    if "training" in config.parts and not importlib.util.find_spec("stable_baselines3"):
+        raise ImportError(
+            "bench's training part needs stable-baselines3: pip install 'adarena[sb3]', "
+            "or leave it out: --parts environment throughput"
+        )
+    if config.quick:
+        config = dataclasses.replace(config, **_QUICK)
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    about = _about(config)
+    (out / "bench.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    console = Console()
+    console.print(
+        f"adarena bench: {about['cores']} cores, JAX on {about['device']}, {config.seconds:g} s a measurement"
+    )
+    parts: dict[str, tuple[Callable[..., pl.DataFrame], Callable[..., list[Table]]]] = {
+        "training": (measure_training, _training_tables),
+        "environment": (measure_environment, _environment_tables),
+        "throughput": (measure_throughput, _throughput_tables),
+    }
+    results: dict[str, pl.DataFrame] = {}
+    for part in dict.fromkeys(config.parts):
+        measure, tables = parts[part]
+        results[part] = measure(config)
+        results[part].write_parquet(out / f"{part}.parquet")
+        for table in tables(results[part], config):
+            console.print(table)
+    console.print(f"Results are in {out}", soft_wrap=True, highlight=False)
+    return results
+
+
+def _about(config: BenchConfig) -> dict[str, Any]:
+    versions = {}
+    for name in ("adarena", "jax", "numpy", "stable-baselines3", "torch"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "config": dataclasses.asdict(config),
+        "versions": versions,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "device": str(jax.devices()[0].device_kind),
+    }
+
+
+def _median(values: pl.Series, digits: int = 0) -> str:
+    return f"{np.median(values.to_numpy()):,.{digits}f}"
+
+
+def _most(values: pl.Series) -> str:
+    return f"{values.to_numpy().max():.1f}"
+
+
+def _ratio(values: pl.Series) -> str:
+    """``median (least-most)``."""
+    low, middle, high = np.quantile(values.to_numpy(), (0.0, 0.5, 1.0))
+    return f"{middle:.1f} ({low:.1f}-{high:.1f})"
+
+
+def _range(rows: pl.DataFrame) -> str:
+    """Least and most steps per second, over the median."""
+    speed = rows["steps_per_second"].to_numpy()
+    return f"{speed.min() / np.median(speed):.2f}-{speed.max() / np.median(speed):.2f}"
+
+
+def _cores(rows: pl.DataFrame) -> str:
+    return f"{rows['cpu_seconds'].to_numpy().sum() / rows['wall_seconds'].to_numpy().sum():.2f}"
+
+
+def _table(title: str, *columns: str, caption: str) -> Table:
+    table = Table(title=title, caption=caption, caption_justify="left")
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="right" if place else "left")
+    return table
+
+
+def _training_tables(frame: pl.DataFrame, config: BenchConfig) -> list[Table]:
+    table = _table(
+        "PPO on AutoBid, end to end: median (range) over the repeats",
+        *("learner", "envs x ticks", "steps/s", "times SB3", "by CPU time", "cores", "warm-up s"),
+        caption=f"Same for all: {config.batch} steps a batch, minibatches of {config.minibatch}, {config.epochs} "
+        "passes, actor and critic 64-64 tanh, discount 1, lambda 0.95, observations and rewards normalised. Not the "
+        "same: environments x ticks of a batch; torch runs on one thread; SB3 normalises advantages by minibatch. "
+        "Warm-up (building, compiling, first batch) is in no other column.",
+    )
+    for (name, count), rows in frame.group_by("contender", "environments", maintain_order=True):
+        shape = f"{count} x {rows['rollout_length'][0]}"
+        ratios = [_ratio(rows[column]) for column in ("ratio", "cpu_ratio")]
+        warmup = _most(rows["warmup_seconds"])
+        table.add_row(str(name), shape, _median(rows["steps_per_second"]), *ratios, _cores(rows), warmup)
+    return [table]
+
+
+def _environment_tables(frame: pl.DataFrame, config: BenchConfig) -> list[Table]:
+    note = " The yardstick's tick is of AuctionNet's size; an episode of AuctionNet costs 26 of the yardstick's."
+    table = _table(
+        "AutoBid under random actions: median over the repeats",
+        *("interface", "environments", "steps/s", "range", "auctions/s", "cores", "warm-up s"),
+        caption="A step clears one tick of one market." + note * config.yardstick,
+    )
+    for (api, count), rows in frame.group_by("api", "environments", maintain_order=True):
+        speed = _median(rows["steps_per_second"], 1 if api == "numpy yardstick" else 0)
+        warmup = _most(rows["warmup_seconds"])
+        auctions = _median(rows["auctions_per_second"])
+        table.add_row(str(api), str(count), speed, _range(rows), auctions, _cores(rows), warmup)
+    return [table]
+
+
+def _throughput_tables(frame: pl.DataFrame, config: BenchConfig) -> list[Table]:
+    table = _table(
+        "Throughput of the market: median over the repeats",
+        *("axis", "size", "steps/s", "range", "auctions/s", "bids/s, millions", "cores"),
+        caption=f"Impressions as simulated. What does not vary: {base_sizes(config)}.",
+    )
+    for (axis, size), rows in frame.group_by("axis", "size", maintain_order=True):
+        rates = [_median(rows["auctions_per_second"]), _median(rows["bids_per_second"] / 1e6, 1)]
+        table.add_row(str(axis), str(size), _median(rows["steps_per_second"]), _range(rows), *rates, _cores(rows))
+    return [table]

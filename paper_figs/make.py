@@ -1,0 +1,56 @@
+"""Draws every figure whose table a results folder holds: ``python -m adarena.paper_figs.make [RESULTS] [OUT]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tyro
+from tqdm import tqdm
+
+from adarena.paper_figs import fig_curves, fig_day, fig_scores, fig_throughput, style
+
+FIGURES = (fig_scores, fig_day, fig_curves, fig_throughput)
+"""One module a figure: ``NAME``, ``TABLE``, ``draw(results)``."""
+
+
+def draw_all(results: Path, out: Path) -> list[Path]:
+    """Draws every figure whose table is in ``results``, and says which are not.
+
+    Args:
+        results: A folder with tables: that of a run, or the committed results.
+        out: Folder for the pictures, made if need be.
+
+    Returns:
+        What was written: a PDF and a PNG for each figure.
+
+    Raises:
+        NotADirectoryError: ``results`` is no folder.
+        ValueError: A table lacks a column or a case.
+    """
+    results, out = Path(results), Path(out)
+    if not results.is_dir():
+        raise NotADirectoryError(f"results must be a folder with tables, got {str(results)!r}")
+    written: list[Path] = []
+    for figure in tqdm(FIGURES, desc="figures", leave=False):
+        if not (results / figure.TABLE).is_file():
+            tqdm.write(f"figure {figure.NAME} skipped: no {figure.TABLE} in {results}")
+            continue
+        written += style.save(figure.draw(results), out, figure.NAME)
+    return written
+
+
+def main(
+    results: tyro.conf.Positional[Path] = style.DEFAULT_RESULTS, out: tyro.conf.Positional[Path | None] = None
+) -> None:
+    """Draws every figure whose table is there.
+
+    Args:
+        results: Folder with the tables.
+        out: Folder for the pictures; ``figures`` beside the tables by default.
+    """
+    for path in draw_all(results, results / "figures" if out is None else out):
+        print(path)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,91 @@
+"""The picture of a day: drawn at any tick, from the numbers of the state, the same pixels each time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import pytest
+
+from adarena.envs import make
+from adarena.envs.render import HEIGHT, WIDTH, day_so_far, draw_day
+
+TICKS = 6
+
+
+def play(steps: int, **changes: Any) -> tuple[Any, Any, Any]:
+    sizes = {"advertisers": 4, "ticks": TICKS, "impressions": 8, "slots": 2, "categories": 2, "blocks": 16}
+    env, params = make("adarena/AutoBid-v0", **{**sizes, **changes})
+    _, state = env.reset(jax.random.key(3), params)
+    step = jax.jit(env.step)
+    for _ in range(steps):
+        state = step(jax.random.key(0), state, jnp.asarray([0.6], jnp.float32), params).state
+    return env, params, state
+
+
+@pytest.mark.parametrize("steps", [0, 1, TICKS])
+def test_a_picture_at_any_tick(steps: int) -> None:
+    env, params, state = play(steps)
+    picture = env.render(state, params)
+    assert picture.shape == (HEIGHT, WIDTH, 3)
+    assert picture.dtype == np.uint8
+    assert picture.flags.writeable
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
+
+
+def test_a_tick_more_changes_the_picture_and_the_same_state_does_not() -> None:
+    _, params, state = play(3)
+    first = draw_day(state, params)
+    np.testing.assert_array_equal(first, draw_day(state, params))
+    assert (first != draw_day(play(4)[2], params)).any()
+
+
+def test_the_users_matplotlib_settings_neither_matter_nor_change() -> None:
+    _, params, state = play(2)
+    plain = draw_day(state, params)
+    with matplotlib.rc_context({"axes.facecolor": "black", "font.size": 20.0, "lines.linewidth": 9.0}):
+        mine = dict(matplotlib.rcParams)
+        np.testing.assert_array_equal(draw_day(state, params), plain)
+        assert dict(matplotlib.rcParams) == mine
+
+
+def test_the_numbers_are_those_of_the_accounts() -> None:
+    env, params, state = play(TICKS)
+    day, books = day_so_far(state, params), env.metrics(state, params)
+    assert day.tick == TICKS
+    assert float(books["value"]) > 0.0
+    np.testing.assert_allclose(day.spend[-1], books["cost"], rtol=1e-5)
+    np.testing.assert_allclose(day.value[-1], books["value"], rtol=1e-5)
+    np.testing.assert_allclose(day.cost_over_target[-1], books["cost_over_target"], rtol=1e-4)
+    np.testing.assert_allclose(day.plan[[0, -1]], [0.0, day.budget], rtol=1e-5)
+    assert day.hour[-1] == 24.0
+    offered = np.asarray(state.history.offered, np.float64)
+    np.testing.assert_allclose((day.win_rate * offered).sum(), books["exposure"], rtol=1e-5)
+
+
+def test_without_a_target_the_day_has_no_cost_over_target() -> None:
+    _, params, state = play(TICKS, objective="budget")
+    day = day_so_far(state, params)
+    assert np.isinf(day.target)
+    assert np.isnan(day.cost_over_target).all()
+    assert draw_day(state, params).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_a_batch_is_refused() -> None:
+    env, params, _ = play(0)
+    _, batch = jax.vmap(env.reset, in_axes=(0, None))(jax.random.split(jax.random.key(0), 2), params)
+    with pytest.raises(ValueError, match=r"state must be one episode.*\(2,\)"):
+        draw_day(batch, params)
+
+
+def test_drawing_is_fast() -> None:
+    _, params, state = play(TICKS)
+    draw_day(state, params)  # fonts are read once
+    start = time.process_time()
+    for _ in range(3):
+        draw_day(state, params)
+    assert (time.process_time() - start) / 3 < 0.6  # about 0.15 on a quiet core
