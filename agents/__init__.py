@@ -1,1 +1,1 @@
-""""""
+"""Policies: rules, learners, and what a policy is."""

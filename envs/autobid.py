@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.struct
 import gymnasium
@@ -28,7 +28,6 @@ from adarena.envs.market.tick import (
     run_tick,
 )
 from adarena.envs.market.traffic import draw_drift, draw_volume, visit
-from adarena.envs.replay import LOG_PARTS
 from adarena.envs.observation import (
     LANDSCAPE,
     History,
@@ -38,6 +37,7 @@ from adarena.envs.observation import (
     entries,
     observe,
 )
+from adarena.envs.replay import LOG_PARTS
 
 OBJECTIVES = ("cpa", "roas", "budget")
 
@@ -153,6 +153,8 @@ class AutoBid(Env):
     bank_seed: int = 0
     record: bool = False
 
+    NESTED: ClassVar[dict[str, str]] = dict.fromkeys(setup.TERMS, "terms")
+
     def __post_init__(self) -> None:
         """Refuses sizes and names that no market has."""
         AuctionRules(self.mechanism, self.slots, self.charge, self.quality_ranking)
@@ -162,7 +164,7 @@ class AutoBid(Env):
         setup.check_choice("log_part", self.log_part, LOG_PARTS)
 
     @property
-    def OBSERVATION(self) -> tuple[Entry, ...]:  # type: ignore[override]
+    def OBSERVATION(self) -> tuple[Entry, ...]:  # type: ignore[override]  # noqa: N802
         """The entries of the observation, in order."""
         return entries(self.categories)
 
@@ -271,7 +273,9 @@ class AutoBid(Env):
         accounts, target = state.accounts, state.seat.target
         value, cost = accounts.value[i], accounts.spend[i]
         bound_by_target = jnp.isfinite(target)
-        ratio = jnp.where(bound_by_target, cost / jnp.maximum(jnp.where(bound_by_target, target, 1.0) * value, 1e-9), 0.0)
+        ratio = jnp.where(
+            bound_by_target, cost / jnp.maximum(jnp.where(bound_by_target, target, 1.0) * value, 1e-9), 0.0
+        )
         ratio = jnp.where(cost > 0.0, jnp.minimum(ratio, 100.0), 0.0)
         return {
             "value": value,
@@ -299,7 +303,9 @@ class AutoBid(Env):
         """
         if "opportunity_cost" not in infos:
             return {}
-        flat = [infos[name].transpose(0, 2, 1).reshape(-1, self.slots) for name in ("opportunity_cost", "opportunity_value")]
+        flat = [
+            infos[name].transpose(0, 2, 1).reshape(-1, self.slots) for name in ("opportunity_cost", "opportunity_value")
+        ]
         best = hindsight(flat[0], flat[1], state.seat.budget, state.seat.target)
         return {"hindsight_value": best.value, "hindsight_cost": best.cost, "hindsight_score": best.score}
 

@@ -98,7 +98,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("base_budget", "base_target", "base_worth", "daily_impressions", "winnable"), _POSITIVE),
     **dict.fromkeys(("budget_scale_low", "budget_scale_high", "target_scale_low", "target_scale_high"), _POSITIVE),
     **dict.fromkeys(("rival_budget_noise", "rival_target_noise", "rival_start_noise", "traffic_noise"), _NOT_NEGATIVE),
-    **dict.fromkeys(("drift_pattern", "drift_noise", "reserve", "kappa", "outside_price", "error_noise"), _NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("drift_pattern", "drift_noise", "reserve", "kappa", "outside_price", "error_noise"), _NOT_NEGATIVE
+    ),
     **dict.fromkeys(("exposure", "rival_mix", "delay"), _SHARE),
     **dict.fromkeys(("rival_start_mean", "error_bias"), _ANY),
     "error_slope": _POSITIVE,
@@ -136,7 +138,10 @@ def check_sizes(env: AutoBid) -> None:
         raise ValueError(f"correlation + category_correlation must be at most 1, got {total:g}")
     if not isinstance(env.spread, (int, float)) or not 0.0 <= env.spread <= 3.0:
         raise ValueError(f"spread must lie in [0, 3] (sd of log value), got {env.spread!r}")
-    source, colon, path = env.traffic.partition(":")
+    for field in ("quality_ranking", "delay", "prediction_error", "record"):
+        if not isinstance(getattr(env, field), bool):
+            raise ValueError(f"{field} must be True or False, got {getattr(env, field)!r}")
+    source, colon, path = env.traffic.partition(":") if isinstance(env.traffic, str) else ("", "", "")
     plain = source in ("calibrated", "synthetic", "replay") and not colon
     if not plain and not (source in ("calibration", "ipinyou") and path):
         raise ValueError(
@@ -266,30 +271,43 @@ def validate_changes(env: AutoBid, changes: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: A value is not a number, not finite, of the wrong shape, or out of range.
     """
-    shapes = {name: (env.advertisers,) for name in ("base_budget", "base_target", "base_worth", "category")}
+    shapes = dict.fromkeys(("base_budget", "base_target", "base_worth", "category"), (env.advertisers,))
     shapes |= {"exposure": (env.slots,), "rival_mix": (len(KINDS),), "delay": (env.ticks,)}
+    for low, high in (("budget_scale_low", "budget_scale_high"), ("target_scale_low", "target_scale_high")):
+        if {low, high} <= set(changes) and changes[low] > changes[high]:
+            raise ValueError(f"{low} must be at most {high}, got {changes[low]!r} and {changes[high]!r}")
     return {name: _checked(env, name, value, shapes.get(name, ())) for name, value in changes.items()}
 
 
 def _checked(env: AutoBid, name: str, value: Any, shape: tuple[int, ...]) -> Any:
     if name in ("bank", "terms"):
+        wanted = Bank if name == "bank" else Terms
+        if not isinstance(value, wanted):
+            raise ValueError(f"{name} must be a {wanted.__module__}.{wanted.__name__}, got {value!r}")
+        if isinstance(value, Bank) and value.pctr.shape[1:] != (env.advertisers, env.impressions):
+            wanted_shape = ("blocks", env.advertisers, env.impressions)
+            raise ValueError(f"bank must hold arrays of shape {wanted_shape}, got pctr of shape {value.pctr.shape}")
         return value
     if name == "cascade":
         if not isinstance(value, (bool, np.bool_)):
             raise ValueError(f"cascade must be True or False, got {value!r}")
         return jnp.bool_(value)
+    what = f"an array of shape {shape}" if shape else "a number"
     try:
-        array = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a number or an array of shape {shape}, got {value!r}") from None
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # rows of different lengths
+        raise ValueError(f"{name} must be {what}, got {value!r}") from None
+    if array.shape != shape or array.dtype.kind not in "iuf":
+        raise ValueError(f"{name} must be {what}, got {value!r} (shape {array.shape})")
+    array = array.astype(np.float64)
     integer = {"seat": (-1, env.advertisers - 1), "category": (0, env.categories - 1)}.get(name)
     low, high = integer or _RANGES.get(name, _ANY)
     if not np.isfinite(array).all() or (array < low).any() or (array > high).any():
-        raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value!r}")
+        raise ValueError(f"{name} must be finite and lie in [{low:g}, {high:g}], got {value!r}")
     if integer and (array != np.round(array)).any():
         raise ValueError(f"{name} must be a whole number, got {value!r}")
+    if name == "delay" and array.sum() > 1.0 + 1e-6:
+        raise ValueError(f"delay must sum to at most 1 over ticks, got {value!r} (sum {array.sum():g})")
     if name == "exposure" and (np.diff(array) > 0).any():
         raise ValueError(f"exposure must not rise from one slot to the next, got {value!r}")
     if name == "rival_mix" and not np.isclose(array.sum(), 1.0, atol=1e-6):
@@ -315,7 +333,9 @@ def draw_advertisers(env: AutoBid, key: jax.Array, params: Params) -> Draws:
     seat = jnp.where(params.seat >= 0, params.seat, drawn).astype(jnp.int32)
 
     def own(key: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
-        return jnp.exp(jax.random.uniform(key, (), minval=jnp.log(low), maxval=jnp.log(jnp.maximum(high, low * 1.000001))))
+        return jnp.exp(
+            jax.random.uniform(key, (), minval=jnp.log(low), maxval=jnp.log(jnp.maximum(high, low * 1.000001)))
+        )
 
     budget = params.base_budget * jnp.exp(params.rival_budget_noise * jax.random.normal(keys[1], (n,)))
     target = params.base_target * jnp.exp(params.rival_target_noise * jax.random.normal(keys[2], (n,)))

@@ -68,6 +68,8 @@ class Env:
     """
 
     OBSERVATION: ClassVar[tuple[Entry, ...]] = ()
+    NESTED: ClassVar[dict[str, str]] = {}
+    """Numeric fields that lie one level down in the parameters: name of the field -> name of what holds it."""
 
     def default_params(self) -> Any:
         """Numbers of the environment, a pytree that `flax.struct.dataclass` made."""
@@ -112,7 +114,7 @@ class AutoReset(Env):
     env: Env
 
     @property
-    def OBSERVATION(self) -> tuple[Entry, ...]:  # type: ignore[override]
+    def OBSERVATION(self) -> tuple[Entry, ...]:  # type: ignore[override]  # noqa: N802
         """The inner environment's entries."""
         return self.env.OBSERVATION
 

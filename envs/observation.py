@@ -106,7 +106,13 @@ _CONTEXT = (
     Entry("traffic_last", "share of the day", 0, 1, "forecast share of impressions in the last tick"),
     Entry("traffic_coming", "log ratio", -_RATIO, _RATIO, "forecast of the next four ticks over the day's mean"),
     Entry("volume_now", "log ratio", -_RATIO, _RATIO, "impressions of the coming tick over their forecast"),
-    Entry("value_now", "log ratio", -_RATIO, _RATIO, "mean predicted value of the coming tick over the seat's long-run mean"),
+    Entry(
+        "value_now",
+        "log ratio",
+        -_RATIO,
+        _RATIO,
+        "mean predicted value of the coming tick over the seat's long-run mean",
+    ),
     Entry("log_budget", "log currency", -10, 20, "log of the day's budget"),
     Entry("log_target", "log currency per value", -10, 20, "log of the target cost per unit of value (0 if none)"),
     Entry("has_target", "flag", 0, 1, "whether a target binds at all"),
@@ -118,8 +124,14 @@ _CONTEXT = (
     Entry("spend_last", "share", 0, 1, "spend of the last tick over the budget"),
 )
 _PLANS = tuple(
-    Entry(f"plan_{w}", "log", -_RATIO, _RATIO, f"log of the largest multiplier that would keep budget and target to the "
-          f"end of the day if it went on like the {m}; 0 before the first tick")
+    Entry(
+        f"plan_{w}",
+        "log",
+        -_RATIO,
+        _RATIO,
+        f"log of the largest multiplier that would keep budget and target to the "
+        f"end of the day if it went on like the {m}; 0 before the first tick",
+    )
     for w, m in (("three", "last three ticks"), ("all", "whole day so far"))
 )
 _WINDOWED = (
@@ -148,7 +160,8 @@ def entries(categories: int) -> tuple[Entry, ...]:
         for g in LANDSCAPE
     )
     one_hot = tuple(
-        Entry(f"category_{c}", "flag", 0, 1, f"whether the advertiser belongs to category {c}") for c in range(categories)
+        Entry(f"category_{c}", "flag", 0, 1, f"whether the advertiser belongs to category {c}")
+        for c in range(categories)
     )
     return _CONTEXT + windowed + landscape + _PLANS + one_hot
 

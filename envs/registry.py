@@ -78,7 +78,8 @@ def make(env_id: str, **changes: Any) -> tuple[Env, Any]:
     env = env_class(**{key: value for key, value in changes.items() if key in static_names})
     params = env.default_params()
     numeric = {key: value for key, value in changes.items() if key not in static_names}
-    allowed = {field.name for field in dataclasses.fields(params)}
+    nested = getattr(env, "NESTED", {})
+    allowed = {field.name for field in dataclasses.fields(params)} | set(nested)
     unknown = sorted(set(numeric) - allowed)
     if unknown:
         raise TypeError(
@@ -88,4 +89,9 @@ def make(env_id: str, **changes: Any) -> tuple[Env, Any]:
     validate = getattr(env, "validate_changes", None)
     if validate is not None:
         numeric = validate(numeric)
-    return env, dataclasses.replace(params, **numeric) if numeric else params
+    own = {key: value for key, value in numeric.items() if key not in nested}
+    params = dataclasses.replace(params, **own) if own else params
+    for key in set(numeric) - set(own):
+        inner = dataclasses.replace(getattr(params, nested[key]), **{key: numeric[key]})
+        params = dataclasses.replace(params, **{nested[key]: inner})
+    return env, params

@@ -19,8 +19,8 @@ from scipy.stats import norm
 from adarena.envs.data.calibration import Calibration
 from adarena.envs.data.ipinyou import Log, LogError, read_log
 from adarena.envs.data.pctr import fit_pctr
-from adarena.envs.data.report import LogReport
 from adarena.envs.data.replay import ReplayArrays, replay_bank
+from adarena.envs.data.report import LogReport
 from adarena.envs.market.traffic import Bank
 
 if TYPE_CHECKING:

@@ -121,7 +121,9 @@ def min_pacing(
     # The slack one follows at a distance, so that it can take over within a few ticks.
     room = 0.5
     return (
-        control._replace(level=jnp.minimum(level, multiplier + room), target_level=jnp.minimum(target_level, multiplier + room)),
+        control._replace(
+            level=jnp.minimum(level, multiplier + room), target_level=jnp.minimum(target_level, multiplier + room)
+        ),
         multiplier,
     )
 

@@ -1,1 +1,1 @@
-""""""
+"""Experiments: protocol of comparison, run folders, the command line."""

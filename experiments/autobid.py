@@ -162,7 +162,7 @@ def run(config: AutoBidExperiment, *, resume: bool = False) -> Path:
         The run folder: configuration, manifest, ``scores``, ``summary``, ``tuning``, ``curves``, ``day`` (parquet),
         checkpoints and figures.
     """
-    console = Console()
+    console = tables.console()
     started = time.perf_counter()
     inputs = {"log": config.traffic.partition(":")[2]} if config.traffic.startswith("ipinyou:") else None
     if inputs and Path(inputs["log"]).is_dir():
@@ -202,13 +202,11 @@ def run(config: AutoBidExperiment, *, resume: bool = False) -> Path:
     return folder.path
 
 
-def _one_market(
-    config: AutoBidExperiment, mechanism: str, folder: RunFolder, resume: bool, console: Console
-) -> None:
+def _one_market(config: AutoBidExperiment, mechanism: str, folder: RunFolder, resume: bool, console: Console) -> None:
     """Tunes, trains, evaluates and keeps the tables of one mechanism."""
     env, params = config.make(mechanism, "train")
     test_env, test_params = config.make(mechanism, "test")
-    console.print(f"[{mechanism}] tuning {len(config.rules)} rules, {config.tune_episodes} episodes each")
+    console.print(f"{mechanism}: tuning {len(config.rules)} rules, {config.tune_episodes} episodes each")
     tuned = protocol.tune_rules(
         env,
         params,
@@ -218,10 +216,10 @@ def _one_market(
         population=16,
         episodes=max(4, min(64, config.tune_episodes // 64)),
     )
-    console.print(f"[{mechanism}] training PPO")
+    console.print(f"{mechanism}: training PPO")
     ppo_config, states, curve = train(config, env, params, mechanism, folder, resume)
     cases = config.cases(test_params)
-    console.print(f"[{mechanism}] evaluating on {len(cases.keys)} cases")
+    console.print(f"{mechanism}: evaluating on {len(cases.keys)} cases")
     policy = ppo.make_policy(ppo_config, env, states)
     scores = pl.concat(
         [

@@ -17,6 +17,7 @@ _USAGE = """adarena: a research gym for ad auctions
 
   adarena run autobid [--preset NAME] [--resume] [options]   train, tune, compare, draw
   adarena evaluate RUN [options]                             policies of a run on other markets
+  adarena collect RUN ... [options]                          tables of several runs in one results folder
   adarena calibrate PATH [options]                           fit a market to iPinYou logs
   adarena envs                                               registered environments
   adarena figures [options]                                  redraw figures from results
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands: dict[str, Callable[[list[str]], None]] = {
         "run": _run,
         "evaluate": _evaluate,
+        "collect": _collect,
         "calibrate": _calibrate,
         "envs": _envs,
         "figures": _figures,
@@ -66,7 +68,10 @@ def _run(words: list[str]) -> None:
     if preset not in autobid.PRESETS:
         raise UsageError(f"preset must be one of {', '.join(autobid.PRESETS)}, got {preset!r}")
     config = tyro.cli(
-        autobid.AutoBidExperiment, default=autobid.PRESETS[preset], args=rest, prog="adarena run autobid [--preset NAME]"
+        autobid.AutoBidExperiment,
+        default=autobid.PRESETS[preset],
+        args=rest,
+        prog="adarena run autobid [--preset NAME]",
     )
     autobid.run(config, resume=resume)
 
@@ -87,6 +92,12 @@ def _evaluate(words: list[str]) -> None:
     from adarena.experiments import evaluate
 
     evaluate.run(tyro.cli(evaluate.EvaluateConfig, args=words, prog="adarena evaluate"))
+
+
+def _collect(words: list[str]) -> None:
+    from adarena.experiments import collect
+
+    collect.run(tyro.cli(collect.CollectConfig, args=words, prog="adarena collect"))
 
 
 def _calibrate(words: list[str]) -> None:

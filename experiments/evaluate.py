@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import polars as pl
 import tyro
-from rich.console import Console
 
 from adarena import envs
 from adarena.agents import ppo
@@ -47,7 +46,7 @@ def run(config: EvaluateConfig) -> pl.DataFrame:
     Returns:
         The scores (see `adarena.experiments.protocol.score_table`), all mechanisms.
     """
-    console = Console()
+    console = tables.console()
     folder = RunFolder.open(Path(config.run))
     trained = experiment_of(folder)
     changes: dict[str, Any] = {"markets": config.markets}

@@ -144,9 +144,7 @@ def evaluate_rules(env: Env, params: Any, rules: Mapping[str, Rule], cases: Case
     return pl.concat(tables)
 
 
-def evaluate_learner(
-    name: str, env: Env, params: Any, policy: Any, seeds: Sequence[int], cases: Cases
-) -> pl.DataFrame:
+def evaluate_learner(name: str, env: Env, params: Any, policy: Any, seeds: Sequence[int], cases: Cases) -> pl.DataFrame:
     """Scores of a learner's training seeds on every case.
 
     Args:

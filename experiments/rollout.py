@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
+
 from adarena.agents.policy import Policy
 from adarena.envs.core import AutoReset, Env
-from tqdm import tqdm
 
 # An episode's reset key is the case's key itself. Keys of steps and actions come from it by a constant that no
 # environment is likely to fold in for streams of its own (it would then meet its own draws again).

@@ -6,10 +6,20 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
     from adarena.experiments.autobid import AutoBidExperiment
+
+
+def console() -> Console:
+    """A console wide enough for a comparison, also where the output is no terminal."""
+    plain = Console()
+    return plain if plain.width >= _WIDTH else Console(width=_WIDTH)
+
+
+_WIDTH = 150
 
 
 def comparison(summary: pl.DataFrame, mechanism: str, config: AutoBidExperiment) -> Table:
@@ -17,7 +27,7 @@ def comparison(summary: pl.DataFrame, mechanism: str, config: AutoBidExperiment)
     unit = "expected clicks" if config.replays else {"roas": "currency units"}.get(config.objective, "conversions")
     table = Table(title=f"{mechanism}: score in {unit} a day (IQM, 95 % interval)")
     for name in ("policy", "score", "vs best rule", "headroom closed", "value", "cost", "cost/target"):
-        table.add_column(name, justify="left" if name == "policy" else "right")
+        table.add_column(name, no_wrap=True, justify="left" if name == "policy" else "right")
     table.add_column("over target", justify="right")
     table.add_column("budget used", justify="right")
     for row in summary.iter_rows(named=True):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from adarena.envs.palette import BLACK, GREY
 from adarena.paper_figs import style
@@ -52,7 +53,7 @@ def draw(results: Path) -> Figure:
         has_target = bool(np.isfinite(table["target"].to_numpy()).all())
         labels = (
             "Spend so far\n[% of budget]",
-            "Cost of 1,000 exposures\n[currency units]",
+            "Cost per 1,000\n[currency units]",
             "Bid multiplier\n[1, log scale]",
             "Cost per value so far\nover target [1]" if has_target else "Value so far",
         )
@@ -76,6 +77,7 @@ def _draw_column(axes: np.ndarray, day: pl.DataFrame) -> None:
     market = day.group_by("tick", maintain_order=True).agg(pl.col("hour").first(), pl.col("price").mean()).sort("tick")
     price.plot(market["hour"], 1000.0 * market["price"], color=GREY, linewidth=1.0, label="market's mean price")
     multiplier.set_yscale("log", base=2)
+    multiplier.yaxis.set_major_formatter(FuncFormatter(lambda number, place: f"{number:g}"))
     multiplier.axhline(1.0, color=BLACK, linewidth=0.8)
     if np.isfinite(target):
         cost.axhline(1.0, color=BLACK, linewidth=0.8)

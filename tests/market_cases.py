@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from reference import Case, reference_tick
+
 from adarena.envs.market.auction import AuctionRules, tie_priority
 from adarena.envs.market.response import ResponseDraws
 from adarena.envs.market.tick import Bidders, Terms, TickResult, Visit, run_tick
 from adarena.envs.market.traffic import Bank
-from reference import Case, reference_tick
 
 ADVERTISERS, IMPRESSIONS = 5, 12
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+
 from adarena.envs.market.auction import AuctionRules
 
 
@@ -129,7 +130,15 @@ def reference_tick(rules: AuctionRules, case: Case) -> Outcome:
     square = (rules.slots, impressions)
     spend, exposure, click, conversion, value = np.zeros((5, advertisers))
     result = Outcome(
-        np.full(square, -1), np.zeros(square), np.zeros(square), spend, exposure, click, conversion, value, case.remaining <= 0
+        np.full(square, -1),
+        np.zeros(square),
+        np.zeros(square),
+        spend,
+        exposure,
+        click,
+        conversion,
+        value,
+        case.remaining <= 0,
     )
     active = [n for n in range(advertisers) if case.remaining[n] > 0.0]
     for m in range(impressions):

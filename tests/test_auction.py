@@ -6,7 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from adarena.envs.market.auction import MECHANISMS, AuctionRules, eligible, payment_score, rank, rival_scores, tie_priority
+
+from adarena.envs.market.auction import (
+    MECHANISMS,
+    AuctionRules,
+    eligible,
+    payment_score,
+    rank,
+    rival_scores,
+    tie_priority,
+)
 
 EXPOSURE = jnp.asarray([1.0, 0.8, 0.6])
 

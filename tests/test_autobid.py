@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import adarena.envs
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import adarena.envs
 from adarena.envs.autobid import AutoBid, State
 from adarena.envs.market.ledger import score
 from adarena.envs.testing import check_env
@@ -93,7 +94,9 @@ def plain() -> Subject:
 
 @pytest.fixture(scope="module")
 def late() -> Subject:
-    return subject(objective="roas", mechanism="first_price", charge="conversion", delay=True, slots=1, traffic="synthetic")
+    return subject(
+        objective="roas", mechanism="first_price", charge="conversion", delay=True, slots=1, traffic="synthetic"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +143,9 @@ def test_observations_are_named_and_within_bounds(each: Subject) -> None:
         obs = each(plan)["obs"]
         assert obs.shape == (CASES, each.env.ticks + 1, len(names))
         for row in obs.reshape(-1, len(names)):
-            assert space.contains(row), [names[i] for i in np.flatnonzero((row < space.low) | (row > space.high))] or name
+            assert space.contains(row), [
+                names[i] for i in np.flatnonzero((row < space.low) | (row > space.high))
+            ] or name
 
 
 def test_observations_say_what_happened(plain: Subject) -> None:
@@ -153,7 +158,9 @@ def test_observations_say_what_happened(plain: Subject) -> None:
     np.testing.assert_allclose(obs[:, 1:, place["budget_left"]], 1.0 - spent / metrics["budget"][:, None], atol=1e-5)
     np.testing.assert_allclose(obs[:, 0, place["log_budget"]], np.log(metrics["budget"]), rtol=1e-5)
     np.testing.assert_allclose(obs[:, 0, place["log_target"]], np.log(metrics["target"]), rtol=1e-5)
-    np.testing.assert_allclose(obs[:, :, place["time_left"]], np.broadcast_to(1 - np.arange(7) / 6, (CASES, 7)), atol=1e-6)
+    np.testing.assert_allclose(
+        obs[:, :, place["time_left"]], np.broadcast_to(1 - np.arange(7) / 6, (CASES, 7)), atol=1e-6
+    )
     np.testing.assert_allclose(obs[:, 1:, place["multiplier_last"]], 0.3 * np.log(8.0), rtol=1e-5)
     hot = obs[:, :, [place["category_0"], place["category_1"]]]
     np.testing.assert_array_equal(hot.sum(axis=2), 1.0)
@@ -180,7 +187,9 @@ def test_nobody_overspends(each: Subject) -> None:
         np.testing.assert_allclose(out["info"]["spend"].sum(axis=1), accounts.spend[:, -1], rtol=1e-4, atol=1e-4)
         exhausted = out["state"].exhausted
         after = np.concatenate([np.zeros_like(exhausted[:, :1]), exhausted[:, :-1]], axis=1)
-        assert (out["info"]["exposure"][after] == 0.0).all(), "who has met a charge that it could not pay pauses for the day"
+        assert (out["info"]["exposure"][after] == 0.0).all(), (
+            "who has met a charge that it could not pay pauses for the day"
+        )
         some_short |= bool(exhausted.any())
     assert some_short
 
@@ -308,7 +317,9 @@ def test_actions_beyond_the_space_count_as_its_ends(plain: Subject) -> None:
 
 def test_check_env() -> None:
     """The public conformance suite, on a market with everything switched on and on one with a single bidder."""
-    full = subject(objective="roas", delay=True, prediction_error=True, charge="click", quality_ranking=True, record=True)
+    full = subject(
+        objective="roas", delay=True, prediction_error=True, charge="click", quality_ranking=True, record=True
+    )
     check_env(full.env, full.params, exogenous=EXOGENOUS)
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from adarena.envs.data import LogError, read_log
 from log_rows import formalised_row, header, raw_row, write
+
+from adarena.envs.data import LogError, read_log
 
 EXPECTS = "expected one of: raw season 2 or 3"
 

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
-from adarena.envs.data import Calibration, CalibrationError, Log, LogError, fit_calibration, read_log
 from log_rows import SAMPLES, VISIBILITIES, formalised_row, raw_row, write
+
+from adarena.envs.data import Calibration, CalibrationError, Log, LogError, fit_calibration, read_log
 
 needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason="real samples are not in ../shared/data")
 DEFAULT = Calibration.default()

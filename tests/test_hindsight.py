@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import linprog
+
 from adarena.envs.market.hindsight import Hindsight, hindsight
 from adarena.envs.market.ledger import score
-from scipy.optimize import linprog
 
 _bound = jax.jit(hindsight)
 
@@ -118,6 +119,8 @@ def test_score_bound_is_reached_on_the_frontier() -> None:
 
 def test_bound_grows_with_budget_and_target() -> None:
     cost, value = market(5)
-    values = [[bound(cost, value, budget, target).value for budget in (1.0, 4.0, 16.0)] for target in (0.5, 1.0, np.inf)]
+    values = [
+        [bound(cost, value, budget, target).value for budget in (1.0, 4.0, 16.0)] for target in (0.5, 1.0, np.inf)
+    ]
     assert (np.diff(values, axis=0) >= -1e-5).all()
     assert (np.diff(values, axis=1) >= -1e-5).all()

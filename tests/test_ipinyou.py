@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from log_rows import SAMPLES, formalised_row, header, raw_row, write
+
 from adarena.envs.data import LogError, read_log
 from adarena.envs.data.layouts import detect_layout
 from adarena.envs.data.parse import parse_lines
 from adarena.envs.data.stream import read_pieces
-from log_rows import SAMPLES, formalised_row, header, raw_row, write
 
 FORMALISED = SAMPLES / "ipinyou_formalised_2259"
 RAW = SAMPLES / "ipinyou_s3_raw_2821"

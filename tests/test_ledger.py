@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from adarena.envs.market.auction import AuctionRules
-from adarena.envs.market.ledger import book, open_accounts, per_impression, score, settle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from market_cases import ADVERTISERS, fast_tick, random_case, stacked
+
+from adarena.envs.market.auction import AuctionRules
+from adarena.envs.market.ledger import book, open_accounts, per_impression, score, settle
 
 RULES = AuctionRules("gsp", 2, "click")
 _tick = jax.jit(lambda case: fast_tick(RULES, case))
@@ -67,7 +68,14 @@ def test_settle_stops_at_the_first_charge_that_is_too_much(impressions: int) -> 
         winner = jnp.where(stays, 0, -1)[None]
         return winner, winner, jnp.where(stays, price, 0.0)[None]
 
-    for money, expected in ((0.0, 0), (0.5, 0), (1.0, 1), (7.25, 7), (float(impressions), impressions), (1e6, impressions)):
+    for money, expected in (
+        (0.0, 0),
+        (0.5, 0),
+        (1.0, 1),
+        (7.25, 7),
+        (float(impressions), impressions),
+        (1e6, impressions),
+    ):
         result = settle(clear, jnp.float32(1.0), jnp.asarray([money]), impressions)
         assert result.spend[0] == expected
         assert result.leaves_at[0] == expected

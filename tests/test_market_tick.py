@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from adarena.envs.market.auction import CHARGES, MECHANISMS, AuctionRules
-from adarena.envs.market.tick import Opportunity, TickResult, opportunities, run_tick
 from market_cases import (
     ADVERTISERS,
     IMPRESSIONS,
@@ -24,6 +22,9 @@ from market_cases import (
 )
 from reference import Case, Outcome, reference_tick
 
+from adarena.envs.market.auction import CHARGES, MECHANISMS, AuctionRules
+from adarena.envs.market.tick import Opportunity, TickResult, opportunities, run_tick
+
 
 def compare(fast: TickResult, slow: Outcome, label: str, tolerance: float) -> None:
     """Equal, bit for bit where ``tolerance`` is 0."""
@@ -31,7 +32,10 @@ def compare(fast: TickResult, slow: Outcome, label: str, tolerance: float) -> No
     np.testing.assert_array_equal(winner, slow.winner, err_msg=f"{label}: winner")
     price = np.where(winner >= 0, fast.cleared.price, 0.0)
     pairs = {"price": (price, slow.price), "short": (fast.short, slow.left)}
-    pairs |= {name: (getattr(fast, name), getattr(slow, name)) for name in ("spend", "exposure", "click", "conversion", "value")}
+    pairs |= {
+        name: (getattr(fast, name), getattr(slow, name))
+        for name in ("spend", "exposure", "click", "conversion", "value")
+    }
     for name, (one, two) in pairs.items():
         np.testing.assert_allclose(one, two, rtol=tolerance, atol=tolerance, err_msg=f"{label}: {name}")
 
@@ -100,7 +104,9 @@ def test_a_tick_is_deterministic_and_does_not_depend_on_the_batch() -> None:
     cases = adversarial_cases(np.random.default_rng(5), rules)
     one, two = run_cases(rules, cases), run_cases(rules, [*cases[::-1], cases[0]])
     for number in range(len(cases)):
-        for a, b in zip(jax.tree.leaves(row(one, number)), jax.tree.leaves(row(two, len(cases) - 1 - number)), strict=True):
+        for a, b in zip(
+            jax.tree.leaves(row(one, number)), jax.tree.leaves(row(two, len(cases) - 1 - number)), strict=True
+        ):
             np.testing.assert_array_equal(a, b)
 
 

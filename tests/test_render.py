@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -17,14 +18,21 @@ from adarena.envs.render import HEIGHT, WIDTH, day_so_far, draw_day
 TICKS = 6
 
 
-def play(steps: int, **changes: Any) -> tuple[Any, Any, Any]:
+@functools.cache
+def day(objective: str) -> tuple[Any, Any, list[Any]]:
+    """The environment, its parameters, and the states of one day, from reset to the last tick."""
     sizes = {"advertisers": 4, "ticks": TICKS, "impressions": 8, "slots": 2, "categories": 2, "blocks": 16}
-    env, params = make("adarena/AutoBid-v0", **{**sizes, **changes})
-    _, state = env.reset(jax.random.key(3), params)
+    env, params = make("adarena/AutoBid-v0", objective=objective, **sizes)
+    states = [env.reset(jax.random.key(3), params)[1]]
     step = jax.jit(env.step)
-    for _ in range(steps):
-        state = step(jax.random.key(0), state, jnp.asarray([0.6], jnp.float32), params).state
-    return env, params, state
+    for _ in range(TICKS):
+        states.append(step(jax.random.key(0), states[-1], jnp.asarray([0.6], jnp.float32), params).state)
+    return env, params, states
+
+
+def play(steps: int, objective: str = "cpa") -> tuple[Any, Any, Any]:
+    env, params, states = day(objective)
+    return env, params, states[steps]
 
 
 @pytest.mark.parametrize("steps", [0, 1, TICKS])
@@ -55,29 +63,29 @@ def test_the_users_matplotlib_settings_neither_matter_nor_change() -> None:
 
 def test_the_numbers_are_those_of_the_accounts() -> None:
     env, params, state = play(TICKS)
-    day, books = day_so_far(state, params), env.metrics(state, params)
-    assert day.tick == TICKS
+    seen, books = day_so_far(state, params), env.metrics(state, params)
+    assert seen.tick == TICKS
     assert float(books["value"]) > 0.0
-    np.testing.assert_allclose(day.spend[-1], books["cost"], rtol=1e-5)
-    np.testing.assert_allclose(day.value[-1], books["value"], rtol=1e-5)
-    np.testing.assert_allclose(day.cost_over_target[-1], books["cost_over_target"], rtol=1e-4)
-    np.testing.assert_allclose(day.plan[[0, -1]], [0.0, day.budget], rtol=1e-5)
-    assert day.hour[-1] == 24.0
+    np.testing.assert_allclose(seen.spend[-1], books["cost"], rtol=1e-5)
+    np.testing.assert_allclose(seen.value[-1], books["value"], rtol=1e-5)
+    np.testing.assert_allclose(seen.cost_over_target[-1], books["cost_over_target"], rtol=1e-4)
+    np.testing.assert_allclose(seen.plan[[0, -1]], [0.0, seen.budget], rtol=1e-5)
+    assert seen.hour[-1] == 24.0
     offered = np.asarray(state.history.offered, np.float64)
-    np.testing.assert_allclose((day.win_rate * offered).sum(), books["exposure"], rtol=1e-5)
+    np.testing.assert_allclose((seen.win_rate * offered).sum(), books["exposure"], rtol=1e-5)
 
 
 def test_without_a_target_the_day_has_no_cost_over_target() -> None:
     _, params, state = play(TICKS, objective="budget")
-    day = day_so_far(state, params)
-    assert np.isinf(day.target)
-    assert np.isnan(day.cost_over_target).all()
+    seen = day_so_far(state, params)
+    assert np.isinf(seen.target)
+    assert np.isnan(seen.cost_over_target).all()
     assert draw_day(state, params).shape == (HEIGHT, WIDTH, 3)
 
 
 def test_a_batch_is_refused() -> None:
-    env, params, _ = play(0)
-    _, batch = jax.vmap(env.reset, in_axes=(0, None))(jax.random.split(jax.random.key(0), 2), params)
+    _, params, state = play(0)
+    batch = state.replace(tick=jnp.zeros(2, jnp.int32))
     with pytest.raises(ValueError, match=r"state must be one episode.*\(2,\)"):
         draw_day(batch, params)
 

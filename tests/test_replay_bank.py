@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from adarena.envs.data import Calibration, Log, fit_pctr, read_log, replay_bank
 from log_rows import SAMPLES, formalised_row, raw_row, write
+
+from adarena.envs.data import Calibration, Log, fit_pctr, read_log, replay_bank
 
 FORMALISED = SAMPLES / "ipinyou_formalised_2259"
 RAW = SAMPLES / "ipinyou_s3_raw_2821"

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from adarena.envs.market.response import delay_distribution, draw, exposure_probability, respond
 
 COEFFICIENTS = jnp.asarray([1.0, 0.8, 0.6])
@@ -27,7 +28,7 @@ def sampled(cascade: bool, weight: float) -> tuple[np.ndarray, ...]:
         luck = draw(key, winner.shape)
         pctr, pcvr = jnp.full(winner.shape, 0.3), jnp.full(winner.shape, 0.4)
         result = respond(winner, pctr, pcvr, jnp.full(64, weight), COEFFICIENTS, jnp.bool_(cascade), luck)
-        return tuple(x.sum(axis=1) for x in result) + (result.click, result.exposure)
+        return (*(x.sum(axis=1) for x in result), result.click, result.exposure)
 
     return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 400)))
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from adarena.envs.core import AutoReset, Entry, Env, StepResult
 from adarena.experiments import rollout as module
 from adarena.experiments.rollout import rollout, rollout_seeds

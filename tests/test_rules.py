@@ -6,12 +6,13 @@ import dataclasses
 import types
 from typing import Any, ClassVar
 
-import adarena.envs
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import adarena.envs
 from adarena.agents.policy import make_policy, registered_policies
 from adarena.agents.rules import RULES, MinPacing, Rule
 from adarena.envs import rivals

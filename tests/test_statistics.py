@@ -4,9 +4,10 @@ import time
 
 import numpy as np
 import pytest
+from scipy import stats
+
 from adarena.experiments import statistics
 from adarena.experiments.statistics import Bootstrap, Interval, headroom, iqm, paired_difference, stratified_bootstrap
-from scipy import stats
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 10, 101])

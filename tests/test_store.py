@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
+
 from adarena.experiments import store
 from adarena.experiments.store import RunFolder, RunFolderError, portable
 

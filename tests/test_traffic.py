@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-import adarena.envs
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import adarena.envs
 from adarena.agents.rules import Constant
 from adarena.envs.market.traffic import Bank, draw_drift, draw_volume, visit
 from adarena.experiments.rollout import rollout
@@ -94,7 +95,9 @@ def test_drift_has_mean_one_and_the_stated_memory() -> None:
 
 
 def test_visits_stay_in_their_range_and_cover_it() -> None:
-    ranged = dataclasses.replace(bank(), first=jnp.arange(TICKS) % 3, last=jnp.arange(TICKS) % 3 + 1 + jnp.arange(TICKS) % 5)
+    ranged = dataclasses.replace(
+        bank(), first=jnp.arange(TICKS) % 3, last=jnp.arange(TICKS) % 3 + 1 + jnp.arange(TICKS) % 5
+    )
     keys = jax.random.split(jax.random.key(2), 2000)
     run = jax.jit(jax.vmap(jax.vmap(visit, (None, None, 0)), (0, None, None)))
     blocks = np.asarray(run(keys, ranged, jnp.arange(TICKS)))

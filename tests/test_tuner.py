@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from adarena.agents.tuner import Bound, Plan, check_space, plan_of, stack_candidates, tune
 from adarena.envs.core import Entry, Env, StepResult
 from adarena.experiments.rollout import rollout, rollout_seeds

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from adarena.envs.market.auction import rank, tie_priority
 from adarena.envs.market.values import ValueModel, draw_values, prediction_factor
 

@@ -149,5 +149,3 @@ class LandscapeShader(LandscapeRule):
         gain = jnp.exp(weight) * value - cost
         best = fine[jnp.argmax(gain)]
         return _Shading(landscape, moved), jnp.where(landscape.seen > 0.0, best, weight)
-
-

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Final
 
 import polars as pl
+from tqdm import tqdm
+
 from adarena.envs.data.layouts import EXPECTED, LAYOUTS, FileLayout, Layout, LogError, detect_layout
 from adarena.envs.data.parse import FEATURES, Parsed, parse_lines
 from adarena.envs.data.report import BadLine, LogReport
 from adarena.envs.data.stream import probe_lines, read_pieces
-from tqdm import tqdm
 
 _SUFFIXES: Final = (".txt", ".bz2", ".log", ".tsv", ".csv", ".yzx", ".yzbx")
 _KEPT_BAD_LINES: Final = 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import polars as pl
+
 from adarena.envs.data.layouts import FileLayout
 
 FEN_PER_MILLE: Final = 1e-5

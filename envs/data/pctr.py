@@ -8,10 +8,11 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
-from adarena.envs.data.calibration import Calibration
-from adarena.envs.data.ipinyou import Log, LogError
 from scipy import optimize, sparse, special
 from tqdm import tqdm
+
+from adarena.envs.data.calibration import Calibration
+from adarena.envs.data.ipinyou import Log, LogError
 
 _COLUMNS: Final = ("hour", "weekday", "visibility", "format", "exchange", "region", "slot_size", "domain", "advertiser")
 _LOWEST, _HIGHEST = 1e-6, 0.5

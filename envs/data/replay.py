@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+
 from adarena.envs.data.ipinyou import Log, LogError
 
 _DAY_SECONDS = 86_400

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 
 MECHANISMS = ("first_price", "second_price", "gsp", "vcg")
 CHARGES = ("impression", "click", "conversion")
+MAX_SLOTS = 64
+"""Each slot is a pass of its own over the bids, written out in the program."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +43,8 @@ class AuctionRules:
             raise ValueError(f"mechanism must be one of {', '.join(MECHANISMS)}, got {self.mechanism!r}")
         if self.charge not in CHARGES:
             raise ValueError(f"charge must be one of {', '.join(CHARGES)}, got {self.charge!r}")
-        if not isinstance(self.slots, int) or isinstance(self.slots, bool) or self.slots < 1:
-            raise ValueError(f"slots must be a whole number of at least 1, got {self.slots!r}")
+        if not isinstance(self.slots, int) or isinstance(self.slots, bool) or not 1 <= self.slots <= MAX_SLOTS:
+            raise ValueError(f"slots must be a whole number from 1 to {MAX_SLOTS}, got {self.slots!r}")
 
 
 class Ranking(NamedTuple):

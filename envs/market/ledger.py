@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 
-
 @flax.struct.dataclass
 class Accounts:
     """Every advertiser's books since the start of the episode; each field is ``[N]`` float32.

@@ -129,9 +129,7 @@ def predictions(visit: Visit, factor: jax.Array, terms: Terms) -> tuple[jax.Arra
     return bank.pctr[block] * scale, bank.pvalue[block] * scale
 
 
-def predictions_of(
-    visit: Visit, seat: jax.Array, factor: jax.Array, terms: Terms
-) -> tuple[jax.Array, jax.Array]:
+def predictions_of(visit: Visit, seat: jax.Array, factor: jax.Array, terms: Terms) -> tuple[jax.Array, jax.Array]:
     """Predicted ``(pctr, pvalue)`` of one seat, ``[M]`` each; ``factor`` is a scalar."""
     bank, block = visit.bank, visit.block
     pctr, pvalue = bank.pctr[block, seat], bank.pvalue[block, seat]

@@ -133,7 +133,9 @@ def visit(key: jax.Array, bank: Bank, tick: jax.Array) -> jax.Array:
     return bank.first[tick] + jnp.minimum((u * span).astype(jnp.int32), span - 1)
 
 
-def draw_volume(key: jax.Array, bank: Bank, daily_impressions: jax.Array, noise: jax.Array, block: int = 4) -> jax.Array:
+def draw_volume(
+    key: jax.Array, bank: Bank, daily_impressions: jax.Array, noise: jax.Array, block: int = 4
+) -> jax.Array:
     """Real impressions in each tick of an episode.
 
     Args:

@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
+from scipy.special import ndtri
+
 from adarena.envs.data.calibration import Calibration
 from adarena.envs.data.ipinyou import Log, LogError
-from scipy.special import ndtri
 
 COMPARED_LEVELS: Final = (0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99)
 """Probabilities at which fitted and observed prices are compared."""
