@@ -14,7 +14,16 @@ REPLAY = {
 }
 """What makes an AutoBid market replay a log; ``traffic="ipinyou:PATH"`` replays yours."""
 
+PRESETS = {
+    "default": {},
+    "steady": {"drift_pattern": 0.0, "drift_noise": 0.0, "traffic_noise": 0.0},
+    "erratic": {"drift_pattern": 0.0, "drift_noise": 0.6, "traffic_noise": 0.4},
+    "noisy": {"prediction_error": True, "error_noise": 0.3},
+}
+"""Changes of AutoBid's default market, for ``make("adarena/AutoBid-v0", **PRESETS[name])``: nothing to foresee, little that can
+be foreseen, and predictions that err."""
+
 register("adarena/AutoBid-v0", AutoBid)
 register("adarena/Replay-v0", AutoBid, **REPLAY)
 
-__all__ = ["REPLAY", "AutoBid", "AutoReset", "Entry", "Env", "StepResult", "make", "register", "registered"]
+__all__ = ["PRESETS", "REPLAY", "AutoBid", "AutoReset", "Entry", "Env", "StepResult", "make", "register", "registered"]

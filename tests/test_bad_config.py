@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import adarena.envs
 import gymnasium as gym
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import adarena.envs
 
 ID = "adarena/AutoBid-v0"
 SIZES: dict[str, Any] = {"advertisers": 6, "ticks": 6, "impressions": 16, "blocks": 8, "slots": 2, "categories": 2}
@@ -121,7 +122,9 @@ def test_unknown_field(name: str) -> None:
 
 
 def test_unknown_environment() -> None:
-    with pytest.raises(KeyError, match="no environment is called 'adarena/AutoBid-v9'; known are .*adarena/AutoBid-v0"):
+    with pytest.raises(
+        KeyError, match=r"no environment is called 'adarena/AutoBid-v9'; known are .*adarena/AutoBid-v0"
+    ):
         adarena.envs.make("adarena/AutoBid-v9")
 
 
@@ -149,7 +152,7 @@ def test_missing_files_are_named() -> None:
 
 
 def test_replay_is_for_one_bidder() -> None:
-    with pytest.raises(ValueError, match="advertisers and categories must be 1 with traffic 'replay' .* got 6 and 2"):
+    with pytest.raises(ValueError, match=r"advertisers and categories must be 1 with traffic 'replay' .* got 6 and 2"):
         adarena.envs.make(ID, **SIZES, traffic="replay")
 
 
