@@ -19,7 +19,10 @@ class Policy(Protocol):
             NumPy class) runs through the Gymnasium adapter on the same markets and lands in the same table.
     """
 
-    jittable: bool
+    @property
+    def jittable(self) -> bool:
+        """See the class; an attribute will do."""
+        ...
 
     def init(self, params: Any) -> Any:
         """The carry at the start of an episode, a pytree, from the environment's parameters."""

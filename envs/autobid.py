@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-import flax.struct
 import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adarena.envs import autobid_checks as checks
+from adarena.envs import autobid_info as shown
 from adarena.envs import autobid_setup as setup
 from adarena.envs import rivals
+from adarena.envs.autobid_state import State
 from adarena.envs.core import Entry, Env, Key, StepResult, box_of
 from adarena.envs.market.auction import AuctionRules
 from adarena.envs.market.hindsight import hindsight
@@ -32,7 +34,6 @@ from adarena.envs.observation import (
     LANDSCAPE,
     History,
     Outlook,
-    Seat,
     empty_history,
     entries,
     observe,
@@ -40,47 +41,6 @@ from adarena.envs.observation import (
 from adarena.envs.replay import LOG_PARTS
 
 OBJECTIVES = ("cpa", "roas", "budget")
-
-
-@flax.struct.dataclass
-class State:
-    """State of an episode. ``N`` advertisers, ``T`` ticks, ``C`` categories.
-
-    Attributes:
-        tick: Int32, ticks cleared.
-        seat: The controlled advertiser.
-        traffic: Key of the stream that chooses impressions.
-        response: Key of the stream of users' luck.
-        volume: ``[T]`` real impressions of each tick.
-        drift: ``[C, T]`` factor on each category's pCTR.
-        budget: ``[N]`` currency units.
-        target: ``[N]`` currency units per unit of value.
-        kind: ``[N]`` int32 kind of each rival, index into `adarena.envs.rivals.KINDS`.
-        control: Memory of the rivals' control laws, arrays ``[N]``.
-        accounts: Books, arrays ``[N]``.
-        last_spend: ``[N]`` currency units paid in the last tick.
-        exhausted: ``[N]`` bool: whether the advertiser has met a charge that it could not pay.
-        pending: ``[T, N]`` value that will be reported in the next ``1 ... T`` ticks; None without delays.
-        history: What the seat has seen.
-        score: Score so far, of the value reported.
-    """
-
-    tick: jax.Array
-    seat: Seat
-    traffic: Key
-    response: Key
-    volume: jax.Array
-    drift: jax.Array
-    budget: jax.Array
-    target: jax.Array
-    kind: jax.Array
-    control: rivals.Control
-    accounts: Accounts
-    last_spend: jax.Array
-    exhausted: jax.Array
-    pending: jax.Array | None
-    history: History
-    score: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,15 +113,15 @@ class AutoBid(Env):
     bank_seed: int = 0
     record: bool = False
 
-    NESTED: ClassVar[dict[str, str]] = dict.fromkeys(setup.TERMS, "terms")
+    NESTED: ClassVar[dict[str, str]] = dict.fromkeys(checks.TERMS, "terms")
 
     def __post_init__(self) -> None:
         """Refuses sizes and names that no market has."""
         AuctionRules(self.mechanism, self.slots, self.charge, self.quality_ranking)
-        setup.check_sizes(self)
-        setup.check_choice("objective", self.objective, OBJECTIVES)
-        setup.check_choice("response", self.response, RESPONSES)
-        setup.check_choice("log_part", self.log_part, LOG_PARTS)
+        checks.check_sizes(self)
+        checks.check_choice("objective", self.objective, OBJECTIVES)
+        checks.check_choice("response", self.response, RESPONSES)
+        checks.check_choice("log_part", self.log_part, LOG_PARTS)
 
     @property
     def OBSERVATION(self) -> tuple[Entry, ...]:  # type: ignore[override]  # noqa: N802
@@ -179,7 +139,7 @@ class AutoBid(Env):
 
     def validate_changes(self, changes: dict[str, Any]) -> dict[str, Any]:
         """Checks and converts numeric changes (see `adarena.envs.registry.make`)."""
-        return setup.validate_changes(self, changes)
+        return checks.validate_changes(self, changes)
 
     def observation_space(self, params: setup.Params) -> gymnasium.spaces.Box:
         """Bounds of every entry."""
@@ -264,7 +224,7 @@ class AutoBid(Env):
             history=history,
             score=new_score,
         )
-        info = setup.tick_info(state, result, offer, log_multiplier, self.record)
+        info = shown.tick_info(state, result, offer, log_multiplier, self.record)
         return StepResult(self._observe(state, params), state, reward, last, jnp.bool_(False), info)
 
     def metrics(self, state: State, params: setup.Params) -> dict[str, jax.Array]:
@@ -389,7 +349,7 @@ class AutoBid(Env):
         i, tick = state.seat.index, state.tick
         reference = self._reference(params, state.target)[i]
         unit = reference * bidders.worth[i]
-        landscape_value, landscape_cost = setup.landscape(self.rules, offer, unit, here, params.terms, LANDSCAPE)
+        landscape_value, landscape_cost = shown.landscape(self.rules, offer, unit, LANDSCAPE)
         potential = (self._predicted_value(state, here, params) * here.weight).sum()
         seen = History(
             offered=here.weight.sum() / params.winnable,
@@ -397,7 +357,7 @@ class AutoBid(Env):
             cost=result.spend[i],
             value=result.value[i],
             potential=potential / params.winnable,
-            least_price=setup.least_winning_price(offer, here) / params.winnable,
+            least_price=shown.least_winning_price(offer, here) / params.winnable,
             log_multiplier=log_multiplier,
             landscape_value=landscape_value,
             landscape_cost=landscape_cost,

@@ -32,7 +32,7 @@ class Seat(NamedTuple):
         level: Mean predicted pCTR x pCVR of the advertiser (historical), times the worth of a conversion.
     """
 
-    index: jax.Array
+    index: jax.Array  # type: ignore[assignment]  # tuple.index is not needed here
     category: jax.Array
     budget: jax.Array
     target: jax.Array
@@ -169,7 +169,7 @@ def entries(categories: int) -> tuple[Entry, ...]:
 _WINDOW_MEANING = {"last": "last tick", "three": "last three ticks", "all": "all ticks so far"}
 
 
-def _log_ratio(a: jax.Array, b: jax.Array, known: jax.Array | bool = True) -> jax.Array:
+def _log_ratio(a: jax.Array, b: jax.Array | float, known: jax.Array | bool = True) -> jax.Array:
     """Clipped log of ``a / b``; 0 where either is not positive or the ratio is not known."""
     usable = (a > 0.0) & (b > 0.0) & known
     ratio = jnp.where(usable, a, 1.0) / jnp.where(usable, b, 1.0)

@@ -10,8 +10,8 @@ import numpy as np
 from adarena.envs.palette import BLACK, BLUE, GREEN, GREY, LIGHT_GREY, ORANGE, VERMILION
 
 if TYPE_CHECKING:
-    from adarena.envs.autobid import State
     from adarena.envs.autobid_setup import Params
+    from adarena.envs.autobid_state import State
 
 HEIGHT, WIDTH, DPI = 480, 720, 100
 """Size of the picture in pixels, and the pixels of an inch of type."""

@@ -11,6 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+Number = jax.Array | float
+"""A gain: a number, or an array that broadcasts with the signals."""
+
 KINDS = ("constant", "pacer", "pid_target", "min_pacing")
 """Kinds of rivals, in the order of ``rival_mix``."""
 
@@ -68,7 +71,7 @@ def planned(signals: Signals) -> jax.Array:
 
 
 def pacer(
-    control: Control, signals: Signals, low: jax.Array, high: jax.Array, up: jax.Array, down: jax.Array
+    control: Control, signals: Signals, low: Number, high: Number, up: Number, down: Number
 ) -> tuple[Control, jax.Array]:
     """Budget pacer of AuctionNet's rule set: projected use below ``low`` -> multiply by ``up``, above ``high`` -> ``down``.
 
@@ -84,9 +87,9 @@ def pid(
     control: Control,
     signals: Signals,
     error: jax.Array,
-    proportional: jax.Array,
-    integral: jax.Array,
-    derivative: jax.Array,
+    proportional: Number,
+    integral: Number,
+    derivative: Number,
 ) -> tuple[Control, jax.Array]:
     """PID controller of the log multiplier around its start; ``error`` is positive where the bid should rise."""
     total = jnp.clip(control.integral + signals.started * error, -20.0, 20.0)
@@ -107,7 +110,7 @@ def pacing_error(signals: Signals) -> jax.Array:
 
 
 def min_pacing(
-    control: Control, signals: Signals, budget_gain: jax.Array, target_gain: jax.Array
+    control: Control, signals: Signals, budget_gain: Number, target_gain: Number
 ) -> tuple[Control, jax.Array]:
     """Min-pacing: one multiplier for the budget, one for the target, the smaller one bids (arXiv:2302.08530).
 

@@ -78,7 +78,7 @@ def run(config: EvaluateConfig) -> pl.DataFrame:
 
 def experiment_of(folder: RunFolder) -> AutoBidExperiment:
     """The configuration of a run."""
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in folder.config["fields"].items()}
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in folder.config["fields"].items()}
     return AutoBidExperiment(**fields)
 
 
@@ -87,7 +87,7 @@ def tuned_rules(folder: RunFolder, mechanism: str, env: Env) -> dict[str, Any]:
     rows = folder.read_table(f"tuning_{mechanism}").iter_rows(named=True)
     found = {row["policy"]: json.loads(row["parameters"]) for row in rows}
     return {
-        name: RULES[name].build(env).replace(**{k: jnp.float32(v) for k, v in parameters.items()})
+        name: dataclasses.replace(RULES[name].build(env), **{k: jnp.float32(v) for k, v in parameters.items()})
         for name, parameters in found.items()
     }
 

@@ -70,7 +70,7 @@ def test_rates_follow_from_steps_and_sizes(quick: tuple[dict[str, pl.DataFrame],
     np.testing.assert_allclose(own["auctions_per_second"], own["steps_per_second"] * 8)
     frame = quick[0]["throughput"]
     assert set(frame["axis"]) == {"advertisers", "impressions", "environments", "slots"}
-    assert sorted(set(frame.filter(pl.col("axis") == "environments")["size"])) == [1, 2]
+    assert sorted(set(frame.filter(pl.col("axis") == "environments")["size"])) == [2]
     np.testing.assert_allclose(frame["auctions_per_second"], frame["steps_per_second"] * 8)
     np.testing.assert_allclose(frame["bids_per_second"], frame["auctions_per_second"] * 4)
 

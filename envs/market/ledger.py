@@ -155,9 +155,9 @@ def _solve_batch(
 
     def take(rows: jax.Array) -> Any:
         leaves, tree = jax.tree.flatten(inputs)
-        flags = tree.flatten_up_to(axes)
+        flags = tree.flatten_up_to(axes)  # type: ignore[attr-defined]
         chosen = [x if axis is None else x[rows] for x, axis in zip(leaves, flags, strict=True)]
-        return tree.unflatten(chosen)
+        return jax.tree.unflatten(tree, chosen)
 
     def short(carry: tuple[_Attempt, jax.Array]) -> jax.Array:
         return jnp.any(carry[0].total > remaining)

@@ -1,0 +1,65 @@
+"""What a tick of `adarena.envs.autobid` shows: the bid landscape, and ``info``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from adarena.envs.market.auction import AuctionRules
+from adarena.envs.market.tick import Opportunity, TickResult, Visit
+
+if TYPE_CHECKING:
+    from adarena.envs.autobid_state import State
+
+
+def landscape(
+    rules: AuctionRules, offer: Opportunity, unit: jax.Array, grid: tuple[float, ...]
+) -> tuple[jax.Array, jax.Array]:
+    """Value that each multiplier would have won in a tick, and what it would have paid; ``[J]`` each.
+
+    Args:
+        rules: The auction.
+        offer: What every slot would have cost.
+        unit: Currency units per unit of value that multiplier 1 bids.
+        grid: ``J`` multipliers.
+    """
+    bid = jnp.asarray(grid, jnp.float32)[:, None, None] * unit * offer.unit_score  # [J, 1, M]
+    reaches = bid >= offer.least_score  # [J, K, M], rising in K
+    takes = reaches & ~jnp.concatenate([jnp.zeros_like(reaches[:, :1]), reaches[:, :-1]], axis=1)
+    # Values in the offer are true ones; the landscape is reported after the fact, as a platform would.
+    value = jnp.where(takes, offer.value, 0.0).sum(axis=(1, 2))
+    if rules.mechanism == "first_price":
+        # Own bid in money per exposure: the score's ratio to the least winning one scales the price of the slot.
+        ratio = bid / jnp.maximum(offer.least_score, 1e-12)
+        cost = jnp.where(takes, offer.cost * ratio, 0.0).sum(axis=(1, 2))
+    else:
+        cost = jnp.where(takes, offer.cost, 0.0).sum(axis=(1, 2))
+    return value, cost
+
+
+def least_winning_price(offer: Opportunity, here: Visit) -> jax.Array:
+    """Sum over impressions of the score that would have taken the last slot, weights included; scalar."""
+    return (offer.least_score[-1] * here.weight).sum()
+
+
+def tick_info(
+    state: State, result: TickResult, offer: Opportunity, log_multiplier: jax.Array, record: bool
+) -> dict[str, jax.Array]:
+    """``info`` of a tick: money, value and exposure by advertiser ``[N]``, and the seat's own numbers."""
+    i = state.seat.index
+    sold = jnp.maximum(result.exposure.sum(), 1e-9)
+    info = {
+        "spend": result.spend,
+        "value": result.value,
+        "exposure": result.exposure,
+        "seat": i,
+        "multiplier": jnp.exp(log_multiplier),
+        "score": state.score,
+        "price": result.spend.sum() / sold,
+        "clearings": result.clearings,
+    }
+    if record:
+        info |= {"opportunity_cost": offer.cost, "opportunity_value": offer.value}
+    return info
