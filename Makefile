@@ -23,7 +23,7 @@ test: $(VENV)/.installed-dev  ## install all that tests need, then run them
 
 lint: $(VENV)/.installed-dev  ## style, format and types
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff format --check $(PACKAGES) tests
 	@# The folders are packages of the namespace `adarena`; an editable install maps them by an import hook, which mypy
 	@# cannot follow. Links in the layout that an installed copy has show it the same.
 	@rm -rf $(TYPECHECK) && mkdir -p $(TYPECHECK)/adarena
@@ -32,7 +32,7 @@ lint: $(VENV)/.installed-dev  ## style, format and types
 
 format: $(VENV)/.installed-dev  ## put style and format right where a tool can
 	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	$(BIN)/ruff format $(PACKAGES) tests
 
 figures: $(VENV)/.installed  ## redraw every figure from results
 	$(BIN)/adarena figures

@@ -151,7 +151,8 @@ def drawn_log(calibration: Calibration, rows: int, seed: int) -> Log:
             "pctr": pctr.astype(np.float32),
         }
     )
-    return Log(frame, "prices", _drawn_report(rows, int(frame["click"].sum())))
+    report = _drawn_report(rows, int(frame["click"].sum()))
+    return Log(frame, "prices", report)  # type: ignore[arg-type]  # drawn, not read from a file of some layout
 
 
 def _drawn_report(rows: int, clicks: int) -> LogReport:

@@ -1,0 +1,130 @@
+"""The main job, small: one run through every stage, then what reads its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from adarena.experiments import autobid, cli, collect, evaluate, protocol
+from adarena.experiments.store import RunFolder
+
+TINY = dataclasses.replace(
+    autobid.PRESETS["smoke"],
+    impressions=8,
+    train_steps=1536,
+    num_envs=16,
+    budgets=(0.5, 1.5),
+    seat_step=24,
+    markets=1,
+    name="tiny",
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = dataclasses.replace(TINY, runs=str(tmp_path_factory.mktemp("runs")))
+    return autobid.run(config)
+
+
+def test_run_folder_holds_every_table(run: Path) -> None:
+    folder = RunFolder.open(run)
+    assert folder.status == "done"
+    scores = folder.read_table("scores")
+    cases = 2 * 2
+    assert scores.height == cases * (2 + 2)  # two rules, two training seeds
+    assert set(scores["policy"]) == {"constant", "min_pacing", "ppo"}
+    assert np.isfinite(scores["score"].to_numpy()).all()
+    assert (scores["cost"] <= scores["budget"] * (1 + 1e-5)).all()
+    assert (scores["hindsight_score"] >= scores["hindsight_value"] - 1e-4).all()
+    summary = folder.read_table("summary")
+    assert set(summary["kind"]) == {"rule", "learner", "bound"}
+    assert summary.filter(pl.col("kind") == "rule")["headroom"].max() == pytest.approx(0.0, abs=1e-9)
+    curves = folder.read_table("curves")
+    assert curves["step"].max() == TINY.train_steps
+    assert any((run / "figures").iterdir())
+
+
+def test_a_policy_is_scored_on_paired_cases(run: Path) -> None:
+    scores = RunFolder.open(run).read_table("scores")
+    keys = ["case", "market", "seat", "budget_scale", "target", "budget"]
+    one = scores.filter(pl.col("policy") == "constant").select(keys)
+    for seed in (0, 1):
+        other = scores.filter((pl.col("policy") == "ppo") & (pl.col("seed") == seed)).select(keys)
+        assert one.equals(other)
+
+
+def test_resume_of_a_finished_run_changes_no_score(run: Path) -> None:
+    before = RunFolder.open(run).read_table("scores")
+    config = evaluate.experiment_of(RunFolder.open(run))
+    assert config.name == "tiny"
+    autobid.run(dataclasses.replace(config, runs=str(run.parent)), resume=True)
+    assert RunFolder.open(run).read_table("scores").equals(before)
+
+
+def test_evaluate_rebuilds_the_policies(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = evaluate.EvaluateConfig(run=str(run), market_seed=TINY.market_seed, markets=1)
+    again = evaluate.run(config)
+    before = RunFolder.open(run).read_table("scores")
+    for name in ("min_pacing", "ppo"):
+        np.testing.assert_allclose(
+            protocol.matrix(again, name), protocol.matrix(before, name), rtol=1e-4, err_msg=f"{name} changed"
+        )
+    assert "conversions" in capsys.readouterr().out
+
+
+def test_collect_gathers_runs(run: Path, tmp_path: Path) -> None:
+    out = collect.run(collect.CollectConfig(runs=(str(run),), out=str(tmp_path / "results")))
+    assert pl.read_parquet(out / "scores.parquet").height == RunFolder.open(run).read_table("scores").height
+    with pytest.raises(ValueError, match="runs must have a mechanism once, got 'gsp' again"):
+        collect.run(collect.CollectConfig(runs=(str(run), str(run)), out=str(tmp_path / "twice")))
+
+
+BAD = [
+    ({"mechanisms": ("dutch",)}, "mechanisms must be among .*got 'dutch'"),
+    ({"mechanisms": ()}, "mechanisms must name at least one"),
+    ({"rules": ("magic",)}, "rules must be among .*got 'magic'"),
+    ({"seeds": ()}, "seeds must name at least one"),
+    ({"seeds": (1, 1)}, "seeds must be distinct and not negative"),
+    ({"train_steps": 0}, "train_steps must be a whole number of at least 1, got 0"),
+    ({"markets": -1}, "markets must be a whole number of at least 1, got -1"),
+    ({"budgets": (0.0,)}, r"budgets must lie in \(0, 100\), got"),
+    ({"learning_rate": -1.0}, "learning_rate must be .*got -1.0"),
+    ({"num_envs": 10, "minibatches": 4}, "num_envs must be a multiple of minibatches"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD)
+def test_bad_experiments_are_refused_before_anything_runs(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **changes)  # type: ignore[arg-type]
+
+
+COMMANDS = [
+    (["fly"], "no command is called 'fly'"),
+    (["run"], "run takes the name of an experiment"),
+    (["run", "autobid", "--preset", "huge"], "preset must be one of default, smoke, paper, got 'huge'"),
+    (["run", "autobid", "--preset"], "--preset takes a value"),
+    (["run", "autobid", "--mechanisms", "dutch"], "mechanisms must be among"),
+    (["evaluate", "no-such-run"], "no-such-run"),
+    (["figures", "--results", "no-such-folder"], "results must be a folder"),
+    (["envs", "all"], "envs takes no arguments"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), COMMANDS)
+def test_bad_commands_end_with_a_message(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_and_envs(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main([])
+    assert "adarena run autobid" in capsys.readouterr().out
+    cli.main(["envs"])
+    assert "adarena/AutoBid-v0" in capsys.readouterr().out
