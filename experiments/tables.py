@@ -23,10 +23,14 @@ _WIDTH = 150
 
 
 def comparison(summary: pl.DataFrame, mechanism: str, config: AutoBidExperiment) -> Table:
-    """The comparison of one mechanism; IQM scores, 95 % intervals, columns kept apart."""
+    """The comparison of one mechanism; IQM scores, 95 % intervals, columns kept apart.
+
+    ``held`` is the headroom against the bound that holds budget and target; ``headroom closed`` is against the larger one,
+    which may overrun the target where the score pays for it.
+    """
     unit = "expected clicks" if config.replays else {"roas": "currency units"}.get(config.objective, "conversions")
     table = Table(title=f"{mechanism}: score in {unit} a day (IQM, 95 % interval)")
-    for name in ("policy", "score", "vs best rule", "headroom closed", "value", "cost", "cost/target"):
+    for name in ("policy", "score", "vs best rule", "headroom closed", "held", "value", "cost", "cost/target"):
         table.add_column(name, no_wrap=True, justify="left" if name == "policy" else "right")
     table.add_column("over target", justify="right")
     table.add_column("budget used", justify="right")
@@ -36,6 +40,7 @@ def comparison(summary: pl.DataFrame, mechanism: str, config: AutoBidExperiment)
             with_interval(row, "score"),
             "" if row["kind"] == "bound" else with_interval(row, "difference", sign=True),
             "100 %" if row["kind"] == "bound" else with_interval(row, "headroom", percent=True),
+            number(row["headroom_held"], percent=True),
             number(row["value"]),
             number(row["cost"]),
             number(row["cost_over_target"]),
