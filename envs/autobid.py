@@ -214,7 +214,8 @@ class AutoBid(Env):
         last = state.tick + 1 >= self.ticks
         new_score = self._score(accounts, state, last)
         reward = new_score - state.score
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             tick=state.tick + 1,
             control=control,
             accounts=accounts,
