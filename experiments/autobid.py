@@ -179,12 +179,7 @@ def run(config: AutoBidExperiment, *, resume: bool = False) -> Path:
             if f"scores_{mechanism}" not in folder.tables:
                 _one_market(config, mechanism, folder, resume, console)
         _gather(folder, kinds)
-        summary = pl.concat(
-            [
-                protocol.summarise(folder.read_table(f"scores_{m}")).with_columns(pl.lit(m).alias("mechanism"))
-                for m in kinds
-            ]
-        )
+        summary = protocol.summarise_all(folder.read_table("scores"))
         folder.write_table("summary", summary)
         for mechanism in kinds:
             console.print(tables.comparison(summary.filter(pl.col("mechanism") == mechanism), mechanism, config))
@@ -296,6 +291,7 @@ def one_day(
                     "multiplier": series["multiplier"].astype(np.float64),
                     "cost_over_target": over if np.isfinite(target) else np.zeros(ticks),
                     "win_rate": own["exposure"] / shown,
+                    "traffic": np.asarray(params.bank.daily, np.float64),
                     "budget": [budget] * ticks,
                     "target": [target] * ticks,
                 }

@@ -10,6 +10,7 @@ import polars as pl
 import tyro
 from rich.console import Console
 
+from adarena.experiments import protocol
 from adarena.experiments.store import RunFolder
 
 _TABLES = ("scores", "summary", "curves", "day", "tuning")
@@ -51,6 +52,8 @@ def run(config: CollectConfig) -> Path:
         table = pl.concat([folder.read_table(name) for folder in folders], how="diagonal_relaxed")
         if name == "curves":
             table = table.select(column for column in _CURVE if column in table.columns)
+        if name == "summary":  # from the scores, so that a table and its summary can never differ
+            table = protocol.summarise_all(pl.read_parquet(out / "scores.parquet"))
         table.write_parquet(out / f"{name}.parquet", compression="zstd")
     about = [
         {"name": f.path.name, "config": f.config, "manifest": {k: f.manifest[k] for k in _KEPT if k in f.manifest}}

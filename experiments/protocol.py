@@ -200,17 +200,20 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
     best rule's run met them.
     """
     top = best_rule(scores)
-    best = matrix(scores, top)
-    hindsight, held = matrix(scores, top, "hindsight_score"), matrix(scores, top, "hindsight_value")
+    # One row without a seed axis: a rule has no training runs that could be resampled.
+    best, hindsight, held = (
+        matrix(scores, top, column)[0] for column in ("score", "hindsight_score", "hindsight_value")
+    )
     market = scores.filter(pl.col("policy") == top).sort("case")["market"].to_numpy()
     rows: list[dict[str, Any]] = []
     for name in scores["policy"].unique(maintain_order=True):
-        mine = matrix(scores, name)
-        learner = mine.shape[0] > 1
+        kind = scores.filter(pl.col("policy") == name)["kind"][0]
+        learner = kind == "learner"
+        mine = matrix(scores, name) if learner else matrix(scores, name)[0]
         many = len(np.unique(market)) > 1
         options = Bootstrap(resample="seeds" if learner or not many else "markets")
         using: dict[str, Any] = {"options": options, "markets": market}
-        row = {"policy": name, "kind": scores.filter(pl.col("policy") == name)["kind"][0], "seeds": len(mine)}
+        row = {"policy": name, "kind": kind, "seeds": len(mine) if learner else 0}
         row |= _named("score", stratified_bootstrap(mine, **using))
         row |= _named("difference", paired_difference(mine, best, **using))
         row |= _named("headroom", headroom(mine, best, hindsight, **using))
@@ -219,6 +222,15 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
     bound = {"policy": "hindsight", "kind": "bound", "seeds": 0, "score": float(iqm(hindsight)), "headroom": 1.0}
     bound |= {"value": float(held.mean()), "headroom_held": (iqm(held) - iqm(best)) / (iqm(hindsight) - iqm(best))}
     return pl.DataFrame([bound, *sorted(rows, key=lambda row: -row["score"])], infer_schema_length=None)
+
+
+def summarise_all(scores: pl.DataFrame) -> pl.DataFrame:
+    """`summarise` for each mechanism in ``scores``, which a column ``mechanism`` names."""
+    parts = []
+    for mechanism in scores["mechanism"].unique(maintain_order=True):
+        summary = summarise(scores.filter(pl.col("mechanism") == mechanism))
+        parts.append(summary.with_columns(pl.lit(mechanism).alias("mechanism")))
+    return pl.concat(parts, how="diagonal_relaxed")
 
 
 def _named(name: str, interval: Interval) -> dict[str, float]:
