@@ -7,17 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import polars as pl
 import tyro
 
-from adarena import envs
 from adarena.agents import ppo
 from adarena.agents.rules import RULES
 from adarena.envs.core import Env
 from adarena.experiments import protocol, tables
-from adarena.experiments.autobid import AutoBidExperiment
+from adarena.experiments.autobid import AutoBidExperiment, train
 from adarena.experiments.store import RunFolder
 
 
@@ -95,21 +93,6 @@ def tuned_rules(folder: RunFolder, mechanism: str, env: Env) -> dict[str, Any]:
 def trained_policy(folder: RunFolder, trained: AutoBidExperiment, mechanism: str) -> Any:
     """The learner of a run, its states stacked over training seeds."""
     env, params = trained.make(mechanism, "train")
-    config = trained.ppo_config()
-    states = []
-    for seed in trained.seeds:
-        # Resuming a training that has had all its steps restores its state and does nothing else.
-        state, _ = ppo.train(
-            config,
-            env,
-            params,
-            seeds=[seed],
-            total_steps=trained.train_steps,
-            checkpoint=folder.checkpoints / f"ppo_{mechanism}_{seed}",
-            chunk_updates=32,
-            resume=True,
-            progress=False,
-        )
-        states.append(state)
-    stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
-    return ppo.make_policy(config, envs.AutoBid(), stacked)
+    # Resuming trainings that have had all their steps restores their states and does nothing else.
+    config, states, _ = train(trained, env, params, mechanism, folder, resume=True)
+    return ppo.make_policy(config, env, states)
