@@ -220,6 +220,7 @@ def _one_market(config: AutoBidExperiment, mechanism: str, folder: RunFolder, re
         [
             protocol.evaluate_rules(test_env, test_params, tuned.rules, cases),
             protocol.evaluate_learner("ppo", test_env, test_params, policy, config.seeds, cases),
+            protocol.evaluate_constants(test_env, test_params, cases),
         ]
     ).with_columns(pl.lit(mechanism).alias("mechanism"))
     top = protocol.best_rule(scores)

@@ -63,6 +63,7 @@ def run(config: EvaluateConfig) -> pl.DataFrame:
             [
                 protocol.evaluate_rules(env, params, rules, cases),
                 protocol.evaluate_learner("ppo", env, params, policy, trained.seeds, cases),
+                protocol.evaluate_constants(env, params, cases),
             ]
         )
         console.print(tables.comparison(protocol.summarise(scores), mechanism, tested))

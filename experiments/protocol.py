@@ -22,6 +22,11 @@ from adarena.experiments.statistics import Bootstrap, Interval, headroom, iqm, p
 TUNING, EVALUATION = 1, 2
 """Streams of market keys: ``fold_in(key(market_seed), stream)``. Training draws from its own seeds."""
 
+BEST_CONSTANT = "best_constant"
+"""How tables call the best constant multiplier of each case."""
+
+_CONSTANTS = 65  # multipliers it is chosen from, evenly spaced in logs over the range of the action
+
 COLUMNS = (
     *("score", "value", "cost", "target", "budget", "budget_used", "cost_over_target", "over_target"),
     *("hindsight_score", "hindsight_value"),
@@ -144,6 +149,21 @@ def evaluate_rules(env: Env, params: Any, rules: Mapping[str, Rule], cases: Case
     return pl.concat(tables)
 
 
+def evaluate_constants(env: Env, params: Any, cases: Cases) -> pl.DataFrame:
+    """The best constant multiplier of each case, chosen in hindsight: what no adapting could still improve by a level.
+
+    It stands between rules and the bound: the bound picks impressions and slots one by one at known prices, which no
+    multiplier can. Rows are of kind ``"oracle"``; see `score_table` for the columns.
+    """
+    limit = jnp.log(params.max_multiplier)
+    policies = _broadcast(RULES["constant"].build(env), _CONSTANTS)
+    policies = policies.replace(start=jnp.linspace(-limit, limit, _CONSTANTS))
+    played = rollout_seeds(_recorded(env), params, policies, cases.keys, cases.fields, label="best constants")
+    best = played.metrics["score"].argmax(axis=0)
+    metrics = {name: values[best, np.arange(len(best))][None] for name, values in played.metrics.items()}
+    return score_table(BEST_CONSTANT, "oracle", [-1], metrics, cases)
+
+
 def evaluate_learner(name: str, env: Env, params: Any, policy: Any, seeds: Sequence[int], cases: Cases) -> pl.DataFrame:
     """Scores of a learner's training seeds on every case.
 
@@ -192,6 +212,8 @@ def best_rule(scores: pl.DataFrame) -> str:
 
 def summarise(scores: pl.DataFrame) -> pl.DataFrame:
     """The table of a comparison: one row a policy, and one for hindsight, best first.
+
+    Kinds: ``"learner"``, ``"rule"``, ``"oracle"`` (see `evaluate_constants`), ``"bound"``.
 
     Columns: ``score`` (IQM) with ``score_low``, ``score_high``; ``difference`` to the best rule, paired, with interval;
     ``headroom`` closed, ``(policy - best rule) / (hindsight - best rule)``, with interval; ``headroom_held``, the same

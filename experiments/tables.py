@@ -46,7 +46,7 @@ def comparison(summary: pl.DataFrame, mechanism: str, config: AutoBidExperiment)
             number(row["cost_over_target"]),
             number(row["over_target"], percent=True),
             number(row["budget_used"], percent=True),
-            style="bold" if row["kind"] == "learner" else ("dim" if row["kind"] == "bound" else ""),
+            style={"learner": "bold", "oracle": "dim", "bound": "dim"}.get(row["kind"], ""),
         )
     return table
 

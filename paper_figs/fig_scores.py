@@ -1,8 +1,8 @@
 """Figure: score by policy, and headroom closed by budget, a column a mechanism.
 
 Above: the IQM score of each policy as a share of hindsight's (the numbers at the right are scores themselves).
-Below: the headroom ``(policy - best rule) / (hindsight - best rule)`` that learners close at each budget; the best rule
-(of all budgets together) is 0, hindsight 100 %. Intervals are 95 % bootstrap intervals: training seeds are resampled
+Below: the headroom ``(policy - best rule) / (hindsight - best rule)`` that learners, and the best constant multiplier of
+each case in hindsight, close at each budget; the best rule (of all budgets together) is 0, hindsight 100 %. Intervals are 95 % bootstrap intervals: training seeds are resampled
 for learners, markets for rules. Hindsight takes prices as the best rule's run met them, as the comparison's table does.
 """
 
@@ -33,15 +33,15 @@ class Scores(NamedTuple):
 
     Attributes:
         policy: Its name.
-        learner: Whether rows are training seeds.
-        score: ``[seeds, cases]``, or ``[cases]`` for a rule.
+        kind: ``"learner"`` (rows are training seeds), ``"rule"`` or ``"oracle"``.
+        score: ``[seeds, cases]`` for a learner, else ``[cases]``.
         hindsight: ``[cases]`` bound at the prices that this policy's run met (mean over seeds).
         market: ``[cases]``.
         budget: ``[cases]`` budget over the advertiser's usual one.
     """
 
     policy: str
-    learner: bool
+    kind: str
     score: np.ndarray
     hindsight: np.ndarray
     market: np.ndarray
@@ -67,15 +67,15 @@ def scores_of(table: pl.DataFrame, mechanism: str) -> dict[str, Scores]:
             )
         first, score = own.head(len(cases)), own["score"].to_numpy().astype(np.float64).reshape(seeds, -1)
         bound = own["hindsight_score"].to_numpy().astype(np.float64).reshape(seeds, -1).mean(axis=0)
-        learner = own["kind"][0] == "learner"
+        kind = own["kind"][0]
         market, budget = first["market"].to_numpy(), first["budget_scale"].to_numpy().astype(np.float64)
-        found[policy] = Scores(policy, learner, score if learner else score[0], bound, market, budget)
+        found[policy] = Scores(policy, kind, score if kind == "learner" else score[0], bound, market, budget)
     return found
 
 
 def best_rule(scores: dict[str, Scores]) -> Scores | None:
     """The rule with the highest IQM score; None without rules."""
-    rules = [one for one in scores.values() if not one.learner]
+    rules = [one for one in scores.values() if one.kind == "rule"]
     return max(rules, key=lambda one: float(iqm(one.score)), default=None)
 
 
@@ -94,7 +94,7 @@ def _closed(one: Scores, low: np.ndarray, high: np.ndarray, score: np.ndarray, m
     """Headroom with the interval that fits the policy: training seeds for a learner, markets for a rule."""
     if iqm(high) <= iqm(low):
         return Interval(_UNKNOWN, _UNKNOWN, _UNKNOWN)
-    options = Bootstrap(resample="seeds" if one.learner else "markets")
+    options = Bootstrap(resample="seeds" if one.kind == "learner" else "markets")
     try:
         return headroom(score, low, high, markets=market, options=options)
     except ValueError as error:
@@ -118,7 +118,7 @@ def draw(results: Path) -> Figure:
     mechanisms = style.mechanisms_of(table)
     found = {mechanism: scores_of(table, mechanism) for mechanism in mechanisms}
     order = _order(found)
-    lower = any(one.learner for scores in found.values() for one in scores.values())
+    lower = any(one.kind == "learner" for scores in found.values() for one in scores.values())
     lower = lower and all(best_rule(scores) is not None for scores in found.values())
     with style.styled():
         heights = [0.19 * len(order) + 0.75, *([1.7] if lower else [])]
@@ -185,18 +185,18 @@ def _draw_headroom(ax: Any, scores: dict[str, Scores]) -> None:
     rule = best_rule(scores)
     assert rule is not None  # `draw` asks before
     budgets = np.unique(rule.budget)
-    learners = [one for one in scores.values() if one.learner]
+    drawn = [one for one in scores.values() if one.kind != "rule"]
     ax.axhline(0.0, color=GREY, linewidth=1.0, linestyle="-")
     ax.axhline(100.0, color=BLACK, linewidth=1.0, linestyle="--")
-    for number, one in enumerate(learners):
+    for number, one in enumerate(drawn):
         look = style.look(one.policy)
         closed = [Interval(*(100.0 * x for x in headroom_at(one, rule, budget))) for budget in budgets]
-        aside = 1.2 * (number - (len(learners) - 1) / 2)  # so that bars at one budget stand side by side
+        aside = 1.2 * (number - (len(drawn) - 1) / 2)  # so that bars at one budget stand side by side
         ax.errorbar(
             100.0 * budgets + aside,
             [interval.estimate for interval in closed],
             yerr=style.errors(closed),
-            fmt=f"{look.marker}-",
+            fmt=f"{look.marker}{'-' if one.kind == 'learner' else ':'}",
             color=look.colour,
             capsize=2.0,
             elinewidth=1.2,

@@ -85,6 +85,7 @@ _LOOKS = {
     "min_pacing": Look("Min-pacing", BLUE, "s"),
     "online_lp": Look("Online LP", BLUE, "P"),
     "landscape_shader": Look("Landscape shader", BLUE, "d"),
+    "best_constant": Look("Best constant in hindsight", BLACK, "*"),
     "ppo": Look("PPO", VERMILION, "o"),
     "sb3_ppo": Look("SB3 PPO", ORANGE, "o"),
     "sb3_sac": Look("SB3 SAC", PURPLE, "o"),

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from adarena.agents.rules import RULES
 from adarena.experiments import autobid, cli, collect, evaluate, protocol
 from adarena.experiments.store import RunFolder
 
@@ -35,13 +36,13 @@ def test_run_folder_holds_every_table(run: Path) -> None:
     assert folder.status == "done"
     scores = folder.read_table("scores")
     cases = 2 * 2
-    assert scores.height == cases * (2 + 2)  # two rules, two training seeds
-    assert set(scores["policy"]) == {"constant", "min_pacing", "ppo"}
+    assert scores.height == cases * (2 + 2 + 1)  # two rules, two training seeds, the best constant
+    assert set(scores["policy"]) == {"constant", "min_pacing", "ppo", "best_constant"}
     assert np.isfinite(scores["score"].to_numpy()).all()
     assert (scores["cost"] <= scores["budget"] * (1 + 1e-5)).all()
     assert (scores["hindsight_score"] >= scores["hindsight_value"] - 1e-4).all()
     summary = folder.read_table("summary")
-    assert set(summary["kind"]) == {"rule", "learner", "bound"}
+    assert set(summary["kind"]) == {"rule", "learner", "oracle", "bound"}
     assert summary.filter(pl.col("kind") == "rule")["headroom"].max() == pytest.approx(0.0, abs=1e-9)
     curves = folder.read_table("curves")
     assert curves["step"].max() == TINY.train_steps
@@ -55,6 +56,19 @@ def test_a_policy_is_scored_on_paired_cases(run: Path) -> None:
     for seed in (0, 1):
         other = scores.filter((pl.col("policy") == "ppo") & (pl.col("seed") == seed)).select(keys)
         assert one.equals(other)
+
+
+def test_best_constant_is_no_worse_than_any_constant(run: Path) -> None:
+    trained = evaluate.experiment_of(RunFolder.open(run))
+    env, params = trained.make("gsp", "test")
+    best = RunFolder.open(run).read_table("scores").filter(pl.col("policy") == "best_constant").sort("case")
+    limit = float(np.log(params.max_multiplier))
+    built = RULES["constant"].build(env)
+    levels = {str(share): built.replace(start=share * limit, start_richness=0.0) for share in (-0.5, 0.0, 0.25)}
+    rules = protocol.evaluate_rules(env, params, levels, trained.cases(params))
+    for name in levels:
+        assert (best["score"].to_numpy() >= protocol.matrix(rules, name)[0] - 1e-4).all()
+    assert len({*best["score"].to_numpy() / protocol.matrix(rules, "0.0")[0]}) > 1
 
 
 def test_resume_of_a_finished_run_changes_no_score(run: Path) -> None:
