@@ -56,7 +56,9 @@ class AutoBid(Env):
 
     **Reward**: float32, the change of the running score, value x min(1, (target / cost per value)^2), in units of value
     (conversions; currency units for ``"roas"``). Undiscounted rewards add up to the day's score, so no shaping changes the
-    order of policies. With delays the running score counts what has been reported; the last tick settles the rest.
+    order of policies. Where days differ in size (``day_scale_low``, ``day_scale_high``; 1 by default) it is divided by the
+    day's, so that large days do not drown small ones. With delays the running score counts what has been reported; the
+    last tick settles the rest.
 
     **Budgets**: an advertiser, the seat included, bids until the first charge that it cannot pay and then pauses for the
     day, as campaigns limited by their budget do.
@@ -160,12 +162,13 @@ class AutoBid(Env):
         state = State(
             tick=jnp.int32(0),
             seat=draws.seat,
+            day_scale=draws.day_scale,
             traffic=streams["traffic"],
             response=streams["response"],
             volume=draw_volume(
                 jax.random.fold_in(streams["traffic"], self.ticks),
                 params.bank,
-                params.daily_impressions,
+                params.daily_impressions * draws.day_scale,
                 params.traffic_noise,
             ),
             drift=draw_drift(
@@ -213,7 +216,7 @@ class AutoBid(Env):
         history = self._remember(state, result, offer, bidders, here, log_multiplier, params)
         last = state.tick + 1 >= self.ticks
         new_score = self._score(accounts, state, last)
-        reward = new_score - state.score
+        reward = (new_score - state.score) / state.day_scale
         state = dataclasses.replace(
             state,
             tick=state.tick + 1,
@@ -383,7 +386,7 @@ class AutoBid(Env):
         outlook = Outlook(
             tick=state.tick,
             daily=params.bank.daily,
-            daily_impressions=params.daily_impressions,
+            daily_impressions=params.daily_impressions * state.day_scale,
             volume_now=state.volume[jnp.minimum(state.tick, self.ticks - 1)],
             value_now=value_now,
             budget_left=1.0 - spend / state.seat.budget,

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 TERMS = ("reserve", "kappa", "exposure", "cascade", "outside_price", "error_bias", "error_noise", "error_slope")
 """Numeric fields that live in ``Params.terms`` and may be given to ``make`` by name."""
 
+_SPANS = tuple((f"{name}_low", f"{name}_high") for name in ("budget_scale", "target_scale", "day_scale"))
 _POSITIVE, _SHARE, _NOT_NEGATIVE, _ANY = (1e-12, math.inf), (0.0, 1.0), (0.0, math.inf), (-math.inf, math.inf)
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("base_budget", "base_target", "base_worth", "daily_impressions", "winnable"), _POSITIVE),
-    **dict.fromkeys(("budget_scale_low", "budget_scale_high", "target_scale_low", "target_scale_high"), _POSITIVE),
+    **dict.fromkeys((end for ends in _SPANS for end in ends), _POSITIVE),
     **dict.fromkeys(("rival_budget_noise", "rival_target_noise", "rival_start_noise", "traffic_noise"), _NOT_NEGATIVE),
     **dict.fromkeys(
         ("drift_pattern", "drift_noise", "reserve", "kappa", "outside_price", "error_noise"), _NOT_NEGATIVE
@@ -93,7 +94,7 @@ def validate_changes(env: AutoBid, changes: dict[str, Any]) -> dict[str, Any]:
     """
     shapes = dict.fromkeys(("base_budget", "base_target", "base_worth", "category"), (env.advertisers,))
     shapes |= {"exposure": (env.slots,), "rival_mix": (len(KINDS),), "delay": (env.ticks,)}
-    for low, high in (("budget_scale_low", "budget_scale_high"), ("target_scale_low", "target_scale_high")):
+    for low, high in _SPANS:
         if {low, high} <= set(changes) and changes[low] > changes[high]:
             raise ValueError(f"{low} must be at most {high}, got {changes[low]!r} and {changes[high]!r}")
     return {name: _checked(env, name, value, shapes.get(name, ())) for name, value in changes.items()}

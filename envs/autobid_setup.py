@@ -55,6 +55,8 @@ class Params:
         rival_start_noise: Its standard deviation.
         rival_mix: ``[4]`` shares of `adarena.envs.rivals.KINDS`.
         daily_impressions: Real impressions of a day, on average.
+        day_scale_low: Size of a day (impressions and all budgets alike) over the usual one is log-uniform between this
+        day_scale_high: and this; 1 and 1 by default. A learner that trains on days of many sizes relies on no amount.
         traffic_noise: Standard deviation of the log of a traffic factor common to four ticks.
         drift_pattern: Amplitude, in logs, of each category's own daily pattern of values.
         drift_noise: Standard deviation, in logs, of the random drift of each category's values, per eight ticks.
@@ -81,6 +83,8 @@ class Params:
     rival_start_noise: jax.Array
     rival_mix: jax.Array
     daily_impressions: jax.Array
+    day_scale_low: jax.Array
+    day_scale_high: jax.Array
     traffic_noise: jax.Array
     drift_pattern: jax.Array
     drift_noise: jax.Array
@@ -137,6 +141,8 @@ def params_of(
         "rival_start_mean": -0.2,
         "rival_start_noise": 0.3,
         "daily_impressions": daily_impressions,
+        "day_scale_low": 1.0,
+        "day_scale_high": 1.0,
         "traffic_noise": 0.15,
         "drift_pattern": 0.5,
         "drift_noise": 0.15,
@@ -195,9 +201,10 @@ def _bank(env: AutoBid, category: np.ndarray, level: np.ndarray) -> Bank:
 
 
 class Draws(NamedTuple):
-    """What the ``rivals`` stream decides at reset; arrays ``[N]`` (see `adarena.envs.autobid.State`)."""
+    """What the ``rivals`` stream decides at reset; arrays ``[N]`` unless said (see `adarena.envs.autobid.State`)."""
 
     seat: Seat
+    day_scale: jax.Array
     budget: jax.Array
     target: jax.Array
     kind: jax.Array
@@ -205,22 +212,22 @@ class Draws(NamedTuple):
 
 
 def draw_advertisers(env: AutoBid, key: jax.Array, params: Params) -> Draws:
-    """Draws the seat, everybody's budget and target, and the rivals' kinds and opening multipliers."""
+    """Draws the seat, the day's size, everybody's budget and target, the rivals' kinds and opening multipliers."""
     keys = jax.random.split(key, 7)
     n = env.advertisers
     drawn = jax.random.randint(keys[0], (), 0, n)
     seat = jnp.where(params.seat >= 0, params.seat, drawn).astype(jnp.int32)
 
     def own(key: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
-        return jnp.exp(
-            jax.random.uniform(key, (), minval=jnp.log(low), maxval=jnp.log(jnp.maximum(high, low * 1.000001)))
-        )
+        drawn = jnp.exp(jax.random.uniform(key, (), minval=jnp.log(low), maxval=jnp.log(high)))
+        return jnp.where(high > low, drawn, low)
 
-    budget = params.base_budget * jnp.exp(params.rival_budget_noise * jax.random.normal(keys[1], (n,)))
+    day_scale = own(jax.random.fold_in(key, len(keys)), params.day_scale_low, params.day_scale_high)
+    budget = day_scale * params.base_budget * jnp.exp(params.rival_budget_noise * jax.random.normal(keys[1], (n,)))
     target = params.base_target * jnp.exp(params.rival_target_noise * jax.random.normal(keys[2], (n,)))
     scale = own(keys[3], params.budget_scale_low, params.budget_scale_high)
     aim = own(keys[4], params.target_scale_low, params.target_scale_high)
-    budget = budget.at[seat].set(params.base_budget[seat] * scale)
+    budget = budget.at[seat].set(day_scale * params.base_budget[seat] * scale)
     target = target.at[seat].set(params.base_target[seat] * aim)
     edges = jnp.cumsum(params.rival_mix)[:-1]
     kind = (jax.random.uniform(keys[5], (n, 1)) > edges).sum(axis=1).astype(jnp.int32)
@@ -234,6 +241,7 @@ def draw_advertisers(env: AutoBid, key: jax.Array, params: Params) -> Draws:
             target=jnp.float32(jnp.inf) if env.objective == "budget" else target[seat],
             level=params.bank.level[seat] * worth,
         ),
+        day_scale=day_scale,
         budget=budget,
         target=target,
         kind=kind,

@@ -18,6 +18,7 @@ class State:
     Attributes:
         tick: Int32, ticks cleared.
         seat: The controlled advertiser.
+        day_scale: Size of the day over the usual one.
         traffic: Key of the stream that chooses impressions.
         response: Key of the stream of users' luck.
         volume: ``[T]`` real impressions of each tick.
@@ -36,6 +37,7 @@ class State:
 
     tick: jax.Array
     seat: Seat
+    day_scale: jax.Array
     traffic: Key
     response: Key
     volume: jax.Array

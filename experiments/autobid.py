@@ -34,6 +34,9 @@ SEED_LAYOUT = {
 }
 
 
+_DAY_SCALE = 8.0  # largest day over the log's usual one on which a replay's learner trains; its inverse the smallest
+
+
 @dataclasses.dataclass(frozen=True)
 class AutoBidExperiment:
     """The whole configuration of a run; defaults finish in about five minutes on two cores.
@@ -71,7 +74,7 @@ class AutoBidExperiment:
     num_envs: int = 64
     minibatches: int = 4
     learning_rate: float = 1e-3
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[int, ...] = (128, 128)
     rules: tuple[str, ...] = tuple(RULES)
     tune_episodes: int = 1024
     markets: int = 2
@@ -114,6 +117,9 @@ class AutoBidExperiment:
         changes: dict[str, Any] = {"traffic": self.traffic, "impressions": self.impressions}
         if self.replays:
             changes = {**envs.REPLAY, **changes, "log_part": part}
+            # Days of a log differ in size, and those to come more so: no amount of money may mean much to the learner.
+            if part == "train":
+                changes |= {"day_scale_low": 1 / _DAY_SCALE, "day_scale_high": _DAY_SCALE}
         else:
             changes |= {"mechanism": mechanism, "objective": self.objective}
         return envs.make(self.env, **changes)
@@ -132,7 +138,8 @@ class AutoBidExperiment:
             learning_rate=self.learning_rate,
             decay_steps=float(self.train_steps),
             hidden=tuple(self.hidden),
-            initial_log_std=-1.5,
+            activation="swish",
+            initial_log_std=-2.0,
             entropy=0.0,
         )
 
@@ -145,9 +152,9 @@ PRESETS: dict[str, AutoBidExperiment] = {
     "paper": AutoBidExperiment(
         mechanisms=("gsp", "first_price", "vcg"),
         seeds=tuple(range(10)),
-        train_steps=700_000,
+        train_steps=1_200_000,
         tune_episodes=2048,
-        markets=2,
+        markets=5,
         seat_step=1,
         name="autobid-paper",
     ),

@@ -16,7 +16,7 @@ from adarena.agents.rules import RULES, Rule
 from adarena.agents.rules.one_of import OneOf, stack
 from adarena.agents.tuner import tune
 from adarena.envs.core import Env
-from adarena.experiments.rollout import rollout_seeds
+from adarena.experiments.rollout import rollout, rollout_seeds
 from adarena.experiments.statistics import Bootstrap, Interval, headroom, iqm, paired_difference, stratified_bootstrap
 
 TUNING, EVALUATION = 1, 2
@@ -25,7 +25,7 @@ TUNING, EVALUATION = 1, 2
 BEST_CONSTANT = "best_constant"
 """How tables call the best constant multiplier of each case."""
 
-_CONSTANTS = 65  # multipliers it is chosen from, evenly spaced in logs over the range of the action
+_CONSTANTS = 33  # multipliers of the coarse search for it, evenly spaced in logs over the range of the action
 
 COLUMNS = (
     *("score", "value", "cost", "target", "budget", "budget_used", "cost_over_target", "over_target"),
@@ -150,18 +150,34 @@ def evaluate_rules(env: Env, params: Any, rules: Mapping[str, Rule], cases: Case
 
 
 def evaluate_constants(env: Env, params: Any, cases: Cases) -> pl.DataFrame:
-    """The best constant multiplier of each case, chosen in hindsight: what no adapting could still improve by a level.
+    """The best constant multiplier of each case, chosen in hindsight: what no better level could still gain.
 
     It stands between rules and the bound: the bound picks impressions and slots one by one at known prices, which no
-    multiplier can. Rows are of kind ``"oracle"``; see `score_table` for the columns.
+    multiplier can. Searched on a coarse grid over the range of the action, then on a fine one around the best. Rows are
+    of kind ``"oracle"``; see `score_table` for the columns.
     """
-    limit = jnp.log(params.max_multiplier)
-    policies = _broadcast(RULES["constant"].build(env), _CONSTANTS)
-    policies = policies.replace(start=jnp.linspace(-limit, limit, _CONSTANTS))
-    played = rollout_seeds(_recorded(env), params, policies, cases.keys, cases.fields, label="best constants")
-    best = played.metrics["score"].argmax(axis=0)
-    metrics = {name: values[best, np.arange(len(best))][None] for name, values in played.metrics.items()}
-    return score_table(BEST_CONSTANT, "oracle", [-1], metrics, cases)
+    count = len(cases.keys)
+    built = RULES["constant"].build(env)
+
+    def play(levels: np.ndarray, *, last: bool = False) -> dict[str, np.ndarray]:
+        """Metrics ``[L, C]`` of log multipliers ``[L, C]``."""
+        policies = _broadcast(built.replace(start_richness=0.0), levels.size)
+        policies = policies.replace(start=jnp.asarray(levels.reshape(-1), jnp.float32))
+        at = np.tile(np.arange(count), len(levels))
+        fields = {name: values[at] for name, values in cases.fields.items()}
+        run = _recorded(env) if last else env
+        rest: dict[str, Any] = {"paired": True, "bound": last, "label": "best constants"}
+        played = rollout(run, params, policies, cases.keys[at], fields, **rest)
+        return {name: values.reshape(levels.shape) for name, values in played.metrics.items()}
+
+    def best(levels: np.ndarray) -> np.ndarray:
+        return levels[play(levels)["score"].argmax(axis=0), np.arange(count)]
+
+    limit = float(np.log(params.max_multiplier))
+    coarse = np.broadcast_to(np.linspace(-limit, limit, _CONSTANTS)[:, None], (_CONSTANTS, count))
+    step = 2.0 * limit / (_CONSTANTS - 1)
+    fine = best(coarse) + step * np.linspace(-1.0, 1.0, _CONSTANTS // 2 + 1)[:, None]
+    return score_table(BEST_CONSTANT, "oracle", [-1], play(best(fine)[None], last=True), cases)
 
 
 def evaluate_learner(name: str, env: Env, params: Any, policy: Any, seeds: Sequence[int], cases: Cases) -> pl.DataFrame:

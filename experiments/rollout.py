@@ -50,6 +50,7 @@ def rollout(
     cases: Mapping[str, Any] | None = None,
     *,
     record: Sequence[str] = (),
+    paired: bool = False,
     bound: bool = True,
     chunk: int = 256,
     label: str = "episodes",
@@ -68,6 +69,7 @@ def rollout(
         cases: Name of a numeric field of ``params`` to ``[C, ...]``, the value for each case. None by default.
         record: Series to keep: ``"action"``, ``"reward"``, names of observation entries (as the policy saw them when
             it chose that tick's action) and of ``info``; ``"obs.NAME"`` or ``"info.NAME"`` where both have a name.
+        paired: Whether ``policy`` is one policy a case: a jittable pytree whose every leaf is ``[C, ...]``.
         bound: Whether to compute ``env.bound`` where there is one.
         chunk: Largest number of episodes at a time; all chunks share one compilation. Results depend on it by rounding.
         label: What the progress bar, shown after two seconds, says.
@@ -79,12 +81,17 @@ def rollout(
         RuntimeError: An episode did not end within ``env.max_steps(params)``.
     """
     plan, cases = _prepare(env, params, policy, keys, cases, record, bound, chunk)
+    if paired and (not policy.jittable or {x.shape[:1] for x in jax.tree.leaves(_leaves(policy))} != {(len(keys),)}):
+        raise ValueError(
+            f"policy must be a jittable pytree with leaves [{len(keys)}, ...] where paired, got {policy!r}"
+        )
     whole = None if plan.constant is not None else _leaves(policy) if policy.jittable else policy
 
     def run(at: np.ndarray) -> Any:
         chosen = {name: values[at] for name, values in cases.items()}
         if policy.jittable:
-            return _run(plan, False, params, whole, keys[at], chosen)
+            mine = jax.tree.map(lambda x: x[at], whole) if paired else whole
+            return _run(plan, paired, params, mine, keys[at], chosen)
         return _run_in_python(plan, params, policy, keys[at], chosen)
 
     return Rollout(*_in_chunks(run, len(keys), chunk, label, pad=policy.jittable))

@@ -2,8 +2,9 @@
 
 Above: the IQM score of each policy as a share of hindsight's (the numbers at the right are scores themselves).
 Below: the headroom ``(policy - best rule) / (hindsight - best rule)`` that learners, and the best constant multiplier of
-each case in hindsight, close at each budget; the best rule (of all budgets together) is 0, hindsight 100 %. Intervals are 95 % bootstrap intervals: training seeds are resampled
-for learners, markets for rules. Hindsight takes prices as the best rule's run met them, as the comparison's table does.
+each case in hindsight, close at each budget; the best rule (of all budgets together) is 0, hindsight 100 %. Intervals are
+95 % bootstrap intervals: training seeds are resampled for learners, markets for rules. Hindsight takes prices as the best
+rule's run met them, as the comparison's table does.
 """
 
 from __future__ import annotations
