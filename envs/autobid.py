@@ -80,7 +80,7 @@ class AutoBid(Env):
         objective: ``"cpa"``: conversions under budget and CPA; ``"roas"``: value under budget and ROAS; ``"budget"``:
             conversions under the budget alone.
         response: ``"expected"`` books expectations (the default: less noise, same order), ``"sampled"`` draws events.
-        delay: Whether conversions are reported with a delay.
+        delay: Whether conversions are reported with a delay (``delay_distribution`` of the parameters).
         prediction_error: Whether predictions differ from the truth (``error_bias``, ``error_noise``, ``error_slope``).
         traffic: ``"calibrated"``, ``"synthetic"``, ``"calibration:PATH"`` (a file of ``adarena calibrate``),
             ``"ipinyou:PATH"`` (replay of logs; one advertiser against logged prices) or ``"replay"`` (of a log drawn
@@ -321,7 +321,7 @@ class AutoBid(Env):
         reported, pending = result.value, None
         if self.delay:
             assert state.pending is not None
-            lags = params.delay[:, None] * result.value[None, :]
+            lags = params.delay_distribution[:, None] * result.value[None, :]
             reported = state.pending[0] + lags[0]
             pending = jnp.concatenate([state.pending[1:], jnp.zeros_like(state.pending[:1])])
             pending = pending.at[:-1].add(lags[1:])

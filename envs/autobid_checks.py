@@ -27,7 +27,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         ("drift_pattern", "drift_noise", "reserve", "kappa", "outside_price", "error_noise"), _NOT_NEGATIVE
     ),
-    **dict.fromkeys(("exposure", "rival_mix", "delay"), _SHARE),
+    **dict.fromkeys(("exposure", "rival_mix", "delay_distribution"), _SHARE),
     **dict.fromkeys(("rival_start_mean", "error_bias"), _ANY),
     "error_slope": _POSITIVE,
     "drift_persistence": (0.0, 0.999),
@@ -93,7 +93,7 @@ def validate_changes(env: AutoBid, changes: dict[str, Any]) -> dict[str, Any]:
         ValueError: A value is not a number, not finite, of the wrong shape, or out of range.
     """
     shapes = dict.fromkeys(("base_budget", "base_target", "base_worth", "category"), (env.advertisers,))
-    shapes |= {"exposure": (env.slots,), "rival_mix": (len(KINDS),), "delay": (env.ticks,)}
+    shapes |= {"exposure": (env.slots,), "rival_mix": (len(KINDS),), "delay_distribution": (env.ticks,)}
     for low, high in _SPANS:
         if {low, high} <= set(changes) and changes[low] > changes[high]:
             raise ValueError(f"{low} must be at most {high}, got {changes[low]!r} and {changes[high]!r}")
@@ -127,8 +127,8 @@ def _checked(env: AutoBid, name: str, value: Any, shape: tuple[int, ...]) -> Any
         raise ValueError(f"{name} must be finite and lie in [{low:g}, {high:g}], got {value!r}")
     if integer and (array != np.round(array)).any():
         raise ValueError(f"{name} must be a whole number, got {value!r}")
-    if name == "delay" and array.sum() > 1.0 + 1e-6:
-        raise ValueError(f"delay must sum to at most 1 over ticks, got {value!r} (sum {array.sum():g})")
+    if name == "delay_distribution" and array.sum() > 1.0 + 1e-6:
+        raise ValueError(f"{name} must sum to at most 1 over ticks, got {value!r} (sum {array.sum():g})")
     if name == "exposure" and (np.diff(array) > 0).any():
         raise ValueError(f"exposure must not rise from one slot to the next, got {value!r}")
     if name == "rival_mix" and not np.isclose(array.sum(), 1.0, atol=1e-6):

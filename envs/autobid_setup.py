@@ -62,7 +62,7 @@ class Params:
         drift_noise: Standard deviation, in logs, of the random drift of each category's values, per eight ticks.
         drift_persistence: Correlation of that drift from one eight ticks to the next.
         winnable: Share of auctions that can be won at all; the rest lower the win rate seen and nothing else.
-        delay: ``[T]`` probability that a conversion is reported after 0, 1, ... ticks.
+        delay_distribution: ``[T]`` probability that a conversion is reported after 0, 1, ... ticks.
     """
 
     bank: Bank
@@ -90,7 +90,7 @@ class Params:
     drift_noise: jax.Array
     drift_persistence: jax.Array
     winnable: jax.Array
-    delay: jax.Array
+    delay_distribution: jax.Array
 
 
 def default_params(env: AutoBid) -> Params:
@@ -171,7 +171,7 @@ def params_of(
         base_target=jnp.asarray(base_target, f32),
         base_worth=jnp.asarray(base_worth, f32),
         rival_mix=jnp.full(len(KINDS), 1.0 / len(KINDS), f32),
-        delay=jnp.asarray(delay_distribution(env.ticks, 24.0 / env.ticks)),
+        delay_distribution=jnp.asarray(delay_distribution(env.ticks, 24.0 / env.ticks)),
         **{k: v if k == "seat" else f32(v) for k, v in numbers.items()},
     )
 

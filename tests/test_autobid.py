@@ -235,7 +235,7 @@ def test_delayed_conversions_arrive_and_none_is_lost(late: Subject) -> None:
     assert (accounts.reported[:, -1] < accounts.value[:, -1]).any()
     assert (np.diff(accounts.reported, axis=1) >= 0.0).all()
     beyond = np.zeros_like(accounts.value)  # what only the days after this one will report
-    share = np.asarray(late.params.delay)
+    share = np.asarray(late.params.delay_distribution)
     won = out["info"]["value"]
     for tick in range(late.env.ticks):
         beyond[:, tick:] += won[:, [tick]] * (1.0 - share.sum())
@@ -289,6 +289,21 @@ def test_seat_is_who_it_says(plain: Subject) -> None:
     assert set(np.asarray(state.seat.index)) == set(range(6))
     others = np.asarray(state.budget)[np.arange(6)[None] != np.asarray(state.seat.index)[:, None]]
     assert len(np.unique(others)) > 64
+
+
+def test_a_day_of_another_size_is_the_same_day(plain: Subject) -> None:
+    """Impressions and budgets grow together, so nothing that is relative changes."""
+    usual, large = plain(0.1), plain(0.1, day_scale_low=4.0, day_scale_high=4.0)
+    for name in ("value", "cost", "score", "budget", "exposure", "hindsight_value"):
+        np.testing.assert_allclose(large["metrics"][name], 4.0 * usual["metrics"][name], rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(large["reward"], usual["reward"], rtol=1e-3, atol=1e-6)
+    amounts = [n for n, entry in enumerate(plain.env.OBSERVATION) if entry.name == "log_budget"]
+    difference = large["obs"] - usual["obs"]
+    np.testing.assert_allclose(difference[..., amounts], np.log(4.0), rtol=1e-4)
+    np.testing.assert_allclose(np.delete(difference, amounts, axis=-1), 0.0, atol=1e-3)
+    drawn = plain(0.1, day_scale_low=0.25, day_scale_high=4.0)["first"].day_scale
+    assert ((drawn >= 0.25) & (drawn <= 4.0)).all()
+    assert len(np.unique(drawn)) == CASES
 
 
 def test_ranges_of_budget_and_target_are_kept(plain: Subject) -> None:

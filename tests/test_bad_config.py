@@ -76,6 +76,10 @@ NUMERIC: list[tuple[dict[str, Any], str, str]] = [
     ({"rival_mix": [2.0, -1.0, 0.0, 0.0]}, "[0, 1]", "-1.0"),
     ({"rival_budget_noise": -0.1}, "[0, inf]", "-0.1"),
     ({"rival_start_mean": "low"}, "a number", "'low'"),
+    ({"day_scale_low": 0.0}, "[1e-12, inf]", "0.0"),
+    ({"day_scale_low": 4.0, "day_scale_high": 2.0}, "at most day_scale_high", "4.0 and 2.0"),
+    ({"delay_distribution": np.full(6, 0.5)}, "sum to at most 1 over ticks", "(sum 3)"),
+    ({"delay_distribution": [0.5, 0.5]}, "an array of shape (6,)", "[0.5, 0.5]"),
     ({"daily_impressions": -5}, "[1e-12, inf]", "-5"),
     ({"traffic_noise": NAN}, "[0, inf]", "nan"),
     ({"drift_persistence": 1.0}, "[0, 0.999]", "1.0"),
@@ -134,14 +138,6 @@ def test_bank_of_another_size() -> None:
         adarena.envs.make(ID, **{**SIZES, "advertisers": 5, "bank": params.bank})
     _, again = adarena.envs.make(ID, **SIZES, bank=params.bank)
     assert again.bank is params.bank
-
-
-def test_delays_are_checked() -> None:
-    """The switch and the distribution are both called ``delay``; the distribution is changed in the parameters."""
-    env, params = adarena.envs.make(ID, **SIZES, delay=True)
-    assert params.delay.shape == (6,)
-    with pytest.raises(ValueError, match=r"delay must sum to at most 1 over ticks, got .* \(sum 3\)"):
-        env.validate_changes({"delay": np.full(6, 0.5)})  # type: ignore[attr-defined]
 
 
 def test_missing_files_are_named() -> None:

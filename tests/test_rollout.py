@@ -321,6 +321,18 @@ def test_seeds_are_the_policies_one_by_one(monkeypatch: pytest.MonkeyPatch) -> N
             np.testing.assert_allclose(together.series["cost"][s], alone[s].series["cost"], atol=1e-5)
 
 
+def test_a_policy_a_case() -> None:
+    env, keys, levels = Measured(), _keys(5), np.linspace(0.1, 0.9, 5, dtype=np.float32)
+    params = env.default_params()
+    paired = rollout(env, params, Bidder(jnp.asarray(levels), jnp.full(5, 0.1)), keys, paired=True, chunk=2)
+    for case, level in enumerate(levels):
+        alone = rollout(env, params, Bidder(level, 0.1), keys[case : case + 1])
+        for name, expected in alone.metrics.items():
+            np.testing.assert_allclose(paired.metrics[name][case], expected[0], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"leaves \[5, ...\] where paired"):
+        rollout(env, params, Bidder(jnp.ones(4), jnp.ones(4)), keys, paired=True)
+
+
 def test_numbers_of_candidates_share_a_program() -> None:
     env, params = Shop(ticks=10), Shop().default_params()
     rollout_seeds(env, params, Bidder(jnp.ones(4), jnp.ones(4)), _keys(6), chunk=8)
