@@ -31,6 +31,33 @@ _BUDGET_TIMES_CPA = 280_000.0
 _IMPRESSIONS_PER_ADVERTISER = 10_416.0
 _MEAN_CTR, _MEAN_CVR = 0.01, 0.05
 
+_NUMBERS = {
+    "budget_scale_low": 0.5,
+    "budget_scale_high": 1.5,
+    "target_scale_low": 0.75,
+    "target_scale_high": 1.33,
+    "max_multiplier": 8.0,
+    "rival_budget_noise": 0.2,
+    "rival_target_noise": 0.1,
+    "rival_start_mean": -0.2,
+    "rival_start_noise": 0.3,
+    "day_scale_low": 1.0,
+    "day_scale_high": 1.0,
+    "traffic_noise": 0.15,
+    "drift_pattern": 0.5,
+    "drift_noise": 0.15,
+    "drift_persistence": 0.5,
+    "winnable": 1.0,
+}
+_TERMS = {
+    "reserve": 1e-4,
+    "kappa": 1.0,
+    "outside_price": 0.02,
+    "error_bias": 0.0,
+    "error_noise": 0.3,
+    "error_slope": 1.0,
+}
+
 
 @flax.struct.dataclass
 class Params:
@@ -129,36 +156,8 @@ def params_of(
     **changes: Any,
 ) -> Params:
     """Fills in every number that does not depend on where the traffic comes from."""
-    numbers = {
-        "seat": jnp.int32(-1),
-        "budget_scale_low": 0.5,
-        "budget_scale_high": 1.5,
-        "target_scale_low": 0.75,
-        "target_scale_high": 1.33,
-        "max_multiplier": 8.0,
-        "rival_budget_noise": 0.2,
-        "rival_target_noise": 0.1,
-        "rival_start_mean": -0.2,
-        "rival_start_noise": 0.3,
-        "daily_impressions": daily_impressions,
-        "day_scale_low": 1.0,
-        "day_scale_high": 1.0,
-        "traffic_noise": 0.15,
-        "drift_pattern": 0.5,
-        "drift_noise": 0.15,
-        "drift_persistence": 0.5,
-        "winnable": 1.0,
-        **changes,
-    }
-    terms = {
-        "reserve": 1e-4,
-        "kappa": 1.0,
-        "outside_price": 0.02,
-        "error_bias": 0.0,
-        "error_noise": 0.3,
-        "error_slope": 1.0,
-        **{name: numbers.pop(name) for name in TERMS if name in numbers},
-    }
+    numbers = {"seat": jnp.int32(-1), **_NUMBERS, "daily_impressions": daily_impressions, **changes}
+    terms = {**_TERMS, **{name: numbers.pop(name) for name in TERMS if name in numbers}}
     exposure = np.maximum(1.0 - 0.2 * np.arange(env.slots), 0.2)
     f32 = jnp.float32
     return Params(

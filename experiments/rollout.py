@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from adarena.agents.policy import Policy
 from adarena.envs.core import AutoReset, Env
+from adarena.experiments.series import pick
 
 # An episode's reset key is the case's key itself. Keys of steps and actions come from it by a constant that no
 # environment is likely to fold in for streams of its own (it would then meet its own draws again).
@@ -303,28 +304,9 @@ def _tick(
     after = _Running(
         obs, state, alive & ~(result.terminated | result.truncated), running.total + reward, running.length + alive
     )
-    series = {name: _pick(plan.env, name, running.obs, action, reward, result.info) for name in plan.record}
+    series = {name: pick(plan.env, name, running.obs, action, reward, result.info) for name in plan.record}
     infos = dict(result.info) if plan.bound and hasattr(plan.env, "bound") else {}
     return after, jax.tree.map(lambda x: jnp.where(alive, x, jnp.zeros_like(x)), (series, infos))
-
-
-def _pick(env: Env, name: str, obs: jax.Array, action: Any, reward: Any, info: Mapping[str, Any]) -> Any:
-    """The value that ``record`` calls ``name``. Runs while JAX traces, so a wrong name stops before any episode."""
-    entries = [entry.name for entry in env.OBSERVATION]
-    found = [value for word, value in (("action", action), ("reward", reward)) if word == name]
-    plain = name.partition(".")[2] if name.startswith(("obs.", "info.")) else name
-    if plain in entries and not name.startswith("info."):
-        found.append(obs[entries.index(plain)])
-    if plain in info and not name.startswith("obs."):
-        found.append(info[plain])
-    if len(found) > 1:
-        raise ValueError(f"record names {name!r}, which means several things; say 'obs.{name}' or 'info.{name}'")
-    if not found:
-        raise ValueError(
-            f"record names {name!r}, which nothing is called; names are action, reward, "
-            f"observation entries {', '.join(entries)} and info entries {', '.join(sorted(info))}"
-        )
-    return found[0]
 
 
 def _finish(
