@@ -161,7 +161,7 @@ def evaluate_constants(env: Env, params: Any, cases: Cases) -> pl.DataFrame:
 
     def play(levels: np.ndarray, *, last: bool = False) -> dict[str, np.ndarray]:
         """Metrics ``[L, C]`` of log multipliers ``[L, C]``."""
-        policies = _broadcast(built.replace(start_richness=0.0), levels.size)
+        policies = _broadcast(dataclasses.replace(built, start_richness=0.0), levels.size)
         policies = policies.replace(start=jnp.asarray(levels.reshape(-1), jnp.float32))
         at = np.tile(np.arange(count), len(levels))
         fields = {name: values[at] for name, values in cases.fields.items()}
