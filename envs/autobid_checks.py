@@ -19,6 +19,7 @@ TERMS = ("reserve", "kappa", "exposure", "cascade", "outside_price", "error_bias
 """Numeric fields that live in ``Params.terms`` and may be given to ``make`` by name."""
 
 _SPANS = tuple((f"{name}_low", f"{name}_high") for name in ("budget_scale", "target_scale", "day_scale"))
+_LARGEST_BANK = 1 << 30
 _POSITIVE, _SHARE, _NOT_NEGATIVE, _ANY = (1e-12, math.inf), (0.0, 1.0), (0.0, math.inf), (-math.inf, math.inf)
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("base_budget", "base_target", "base_worth", "daily_impressions", "winnable"), _POSITIVE),
@@ -55,6 +56,12 @@ def check_sizes(env: AutoBid) -> None:
         value = getattr(env, field)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise ValueError(f"{field} must be a whole number from {low} to {high}, got {value!r}")
+    entries = env.blocks * env.advertisers * env.impressions
+    if entries > _LARGEST_BANK and not is_replay(env):
+        raise ValueError(
+            f"blocks x advertisers x impressions must be at most {_LARGEST_BANK} (4 GiB for each array of the bank), "
+            f"got {env.blocks} x {env.advertisers} x {env.impressions} = {entries}"
+        )
     for field in ("correlation", "category_correlation"):
         value = getattr(env, field)
         if not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:

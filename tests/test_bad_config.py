@@ -28,6 +28,7 @@ STATIC: list[tuple[dict[str, Any], str, str]] = [
     ({"slots": 10**6}, "a whole number from 1 to 64", "1000000"),
     ({"categories": 0}, "a whole number from 1 to 4096", "0"),
     ({"blocks": 0}, "a whole number from 1 to 1048576", "0"),
+    ({"blocks": 1 << 20, "impressions": 1 << 10}, "at most 1073741824 (4 GiB", "1048576 x 6 x 1024 = 6442450944"),
     ({"bank_seed": -1}, "a whole number from 0 to 2147483647", "-1"),
     ({"mechanism": "english"}, "first_price, second_price, gsp, vcg", "'english'"),
     ({"charge": "view"}, "impression, click, conversion", "'view'"),
