@@ -117,9 +117,6 @@ class AutoBidExperiment:
         changes: dict[str, Any] = {"traffic": self.traffic, "impressions": self.impressions}
         if self.replays:
             changes = {**envs.REPLAY, **changes, "log_part": part}
-            # Days of a log differ in size, and those to come more so: no amount of money may mean much to the learner.
-            if part == "train":
-                changes |= {"day_scale_low": 1 / _DAY_SCALE, "day_scale_high": _DAY_SCALE}
         else:
             changes |= {"mechanism": mechanism, "objective": self.objective}
         return envs.make(self.env, **changes)
@@ -248,6 +245,10 @@ def train(
         The configuration, the states stacked over seeds, and the learning curves.
     """
     ppo_config = config.ppo_config()
+    if config.replays:
+        # Days of a log differ in size, and those to come more so: no amount of money may mean much to the learner.
+        sizes = jax.numpy.float32(_DAY_SCALE)
+        params = dataclasses.replace(params, day_scale_low=1.0 / sizes, day_scale_high=sizes)
     states, curves = [], []
     for seed in tqdm(config.seeds, desc=f"training ppo, {mechanism}", unit="seed", disable=None):
         state, curve = ppo.train(

@@ -1,4 +1,7 @@
-"""Figure: learning curves, a panel a mechanism: seeds thin, their IQM thick, the best rule dashed."""
+"""Figure: learning curves, a panel a mechanism: seeds thin, their IQM thick, the best rule dashed.
+
+A long curve is shown as means of neighbouring updates, so that the noise of single batches does not hide the lines.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,23 @@ from adarena.paper_figs import fig_scores, style
 NAME = "curves"
 TABLE = "curves.parquet"
 COLUMNS = ("mechanism", "seed", "step", "episode_return")
+_POINTS = 60  # of a curve, about
 
 
 def curves_of(table: pl.DataFrame, mechanism: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps ``[n]`` that every seed has logged, and the return of each seed there ``[seeds, n]``.
 
-    Points at which any seed has no finite return yet (no episode has ended) are left out.
+    Points at which any seed has no finite return yet (no episode has ended) are left out; of more than 120, each
+    ``n // 60`` neighbours give one, their mean at the last one's step.
     """
     rows = table.filter(pl.col("mechanism") == mechanism)
     wide = rows.pivot(on="seed", index="step", values="episode_return", sort_columns=True).sort("step")
     returns = wide.drop("step").cast(pl.Float64).to_numpy().T
     shared = np.isfinite(returns).all(axis=0)
-    return wide["step"].to_numpy()[shared], returns[:, shared]
+    steps, returns = wide["step"].to_numpy()[shared], returns[:, shared]
+    each = max(1, len(steps) // _POINTS)
+    whole = len(steps) // each * each
+    return steps[each - 1 : whole : each], returns[:, :whole].reshape(len(returns), -1, each).mean(axis=2)
 
 
 def draw(results: Path) -> Figure:

@@ -203,7 +203,8 @@ def _draw_headroom(ax: Any, scores: dict[str, Scores]) -> None:
             elinewidth=1.2,
             label=look.name,
         )
-    ax.text(0.02, 96.0, "hindsight", transform=ax.get_yaxis_transform(), va="top", fontsize=6.5)
+    ax.text(0.02, 101.0, "hindsight", transform=ax.get_yaxis_transform(), va="bottom", fontsize=6.5)
+    ax.set_ylim(top=max(ax.get_ylim()[1], 117.0))
     name = style.look(rule.policy).name
     ax.set_title(f"0 = best rule ({name})", fontsize=6.5, fontweight="normal")
     ax.set_xticks(100.0 * budgets)
