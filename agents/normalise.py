@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from adarena.agents.shards import Axes, average
+
 _EPSILON = 1e-8
 
 
@@ -29,17 +31,19 @@ def init_moments(shape: tuple[int, ...] = ()) -> Moments:
     return Moments(jnp.zeros(()), jnp.zeros(shape), jnp.ones(shape))
 
 
-def update_moments(moments: Moments, samples: jax.Array) -> Moments:
+def update_moments(moments: Moments, samples: jax.Array, axes: Axes = ()) -> Moments:
     """Adds a batch of samples (parallel rule of Chan, Golub and LeVeque, 1979).
 
     Args:
         moments: Moments of shape ``[...]``.
         samples: ``[batch dimensions, ...]`` float32; leading dimensions are averaged over.
+        axes: Shards that the batch is split into (see `adarena.agents.shards`); each adds as many samples.
     """
-    axes = tuple(range(samples.ndim - moments.mean.ndim))
-    size = samples.size // max(moments.mean.size, 1)
-    mean = samples.mean(axes)
-    variance = jnp.square(samples - mean).mean(axes)
+    leading = tuple(range(samples.ndim - moments.mean.ndim))
+    shards = jax.lax.axis_size(axes) if axes else 1
+    size = shards * (samples.size // max(moments.mean.size, 1))
+    mean = average(samples.mean(leading), axes)
+    variance = average(jnp.square(samples - mean).mean(leading), axes)
     total = moments.count + size
     share = size / total
     delta = mean - moments.mean

@@ -8,18 +8,18 @@ bits. `train` (from `adarena.agents.training`) runs the loop over several seeds 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import polars as pl
-from flax import struct
 
 from adarena.agents.distributions import output_size
 from adarena.agents.networks import ActorCritic
-from adarena.agents.normalise import Moments, init_moments, rescale, update_moments
+from adarena.agents.normalise import init_moments, rescale, update_moments
 from adarena.agents.ppo_config import Config, make_config
 from adarena.agents.ppo_loss import (
     Learner,
@@ -32,6 +32,8 @@ from adarena.agents.ppo_loss import (
     value_of,
 )
 from adarena.agents.ppo_policy import PPOPolicy, action_range, normalised, to_env
+from adarena.agents.ppo_state import Metrics, Rollout, State, join_state, split_state
+from adarena.agents.shards import Axes, choose_devices, key_of, mean, number_of, over_shards, place, variance
 from adarena.agents.training import OnChunk, run
 from adarena.envs.core import AutoReset, Env
 
@@ -50,106 +52,6 @@ __all__ = [
     "train",
     "update",
 ]
-
-
-@struct.dataclass
-class State:
-    """All that training carries between updates. ``B`` environments, ``O`` observation entries, ``A`` action entries.
-
-    Attributes:
-        network: Parameters of `ActorCritic`.
-        optimiser: State of gradient clipping and Adam.
-        obs_moments: Moments of the observation, ``[O]``.
-        return_moments: Moments of the running discounted return, scalar.
-        kl_weight: Weight of the KL penalty (objective ``"kl"``), scalar float32.
-        action_low: What action -1 (or choice 0) means in the environment, ``[A]`` float32 (scalar int32 for choices).
-        action_high: What action 1 (or the last choice) means in the environment; shape as ``action_low``.
-        env_state: States of the environments, leaves ``[B, ...]``.
-        obs: Observations on which the next actions are chosen, ``[B, O]`` float32, not normalised.
-        discounted_return: Discounted return of the running episodes, ``[B]`` float32, in units of the reward.
-        episode_return: Undiscounted return of the running episodes, ``[B]`` float32, in units of the reward.
-        episode_length: Ticks of the running episodes, ``[B]`` int32.
-        key: Typed key, scalar.
-        steps: Environment steps done, scalar int32 (up to 2^31 - 1).
-        updates: Updates done, scalar int32.
-    """
-
-    network: Any
-    optimiser: Any
-    obs_moments: Moments
-    return_moments: Moments
-    kl_weight: jax.Array
-    action_low: jax.Array
-    action_high: jax.Array
-    env_state: Any
-    obs: jax.Array
-    discounted_return: jax.Array
-    episode_return: jax.Array
-    episode_length: jax.Array
-    key: jax.Array
-    steps: jax.Array
-    updates: jax.Array
-
-
-@struct.dataclass
-class Rollout:
-    """What one `collect` gathered: ``T`` ticks of ``B`` environments, time first.
-
-    Attributes:
-        obs: Observations on which actions were chosen, ``[T, B, O]`` float32, not normalised.
-        raw_action: Actions as the distribution drew them, ``[T, B, A]`` float32 (``[T, B]`` int32 for choices).
-        log_prob: Their log-probabilities when drawn (nats), ``[T, B]`` float32.
-        value: Values of ``obs``, ``[T, B]`` float32, in units of the normalised reward.
-        next_value: Values of what the actions led to, before any reset, ``[T, B]`` float32. Where an episode
-            terminated, the entry is that of the next episode's start, which `compute_gae` ignores.
-        reward: ``[T, B]`` float32, not normalised.
-        terminated: The task itself was over, ``[T, B]`` bool.
-        truncated: The episode was cut by a limit of time, ``[T, B]`` bool.
-        discounted_return: Discounted return since the episode's start, this tick included, ``[T, B]`` float32.
-        episode_return: Undiscounted return since the episode's start, this tick included, ``[T, B]`` float32.
-        episode_length: Ticks since the episode's start, this one included, ``[T, B]`` int32.
-    """
-
-    obs: jax.Array
-    raw_action: jax.Array
-    log_prob: jax.Array
-    value: jax.Array
-    next_value: jax.Array
-    reward: jax.Array
-    terminated: jax.Array
-    truncated: jax.Array
-    discounted_return: jax.Array
-    episode_return: jax.Array
-    episode_length: jax.Array
-
-
-@struct.dataclass
-class Metrics:
-    """What one update reports: scalars, float32. Losses and KL are means over all its gradient steps.
-
-    Attributes:
-        episode_return: Mean undiscounted return of the episodes that ended in the rollout (NaN where none did).
-        episode_length: Their mean length in ticks (NaN where none ended).
-        policy_loss: Surrogate loss, KL penalty included.
-        value_loss: Half the mean squared error of the value, in units of the normalised reward.
-        entropy: Entropy of the policy (nats).
-        kl: Estimated KL divergence from the policy that collected to the policy that is trained (nats).
-        clip_fraction: Share of samples whose ratio left the clipping interval.
-        explained_variance: 1 - variance(target - value) / variance(target), before the update.
-        gradient_norm: Global norm of the gradient before clipping.
-        learning_rate: Learning rate used.
-    """
-
-    episode_return: jax.Array
-    episode_length: jax.Array
-    policy_loss: jax.Array
-    value_loss: jax.Array
-    entropy: jax.Array
-    kl: jax.Array
-    clip_fraction: jax.Array
-    explained_variance: jax.Array
-    gradient_norm: jax.Array
-    learning_rate: jax.Array
 
 
 def init(config: Config, env: Env, params: Any, key: jax.Array) -> State:
@@ -197,21 +99,31 @@ def init(config: Config, env: Env, params: Any, key: jax.Array) -> State:
     )
 
 
-def collect(config: Config, env: Env, params: Any, state: State) -> tuple[State, Rollout]:
+def collect(config: Config, env: Env, params: Any, state: State, *, axes: Axes = ()) -> tuple[State, Rollout]:
     """Runs the policy for ``config.rollout_length`` ticks in every environment.
+
+    Args:
+        config: Hyper-parameters.
+        env: The environment.
+        params: Its parameters.
+        state: The state to go on from; with ``axes``, one shard of it.
+        axes: Shards of the batch (see `adarena.agents.shards`); none where the batch is whole.
 
     Returns:
         The state with environments, key and step count moved on, and what was seen.
     """
     env = env if isinstance(env, AutoReset) else AutoReset(env)
     key, key_rollout = jax.random.split(state.key)
+    envs = len(state.obs)
 
     def tick(carry: State, key_tick: jax.Array) -> tuple[State, tuple[jax.Array, ...]]:
         key_act, key_env = jax.random.split(key_tick)
         distribution = distribution_of(config, state.network, normalised(config, state.obs_moments, carry.obs))
-        raw = distribution.sample(key_act)
+        raw = distribution.sample(key_of(key_act, axes))
         action = to_env(config, state.action_low, state.action_high, distribution.to_action(raw))
         keys = jax.random.split(key_env, config.num_envs)
+        if axes:  # an environment has the same keys in whichever shard it is
+            keys = keys.reshape(config.shards, envs)[number_of(axes)]
         obs, env_state, reward, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
             keys, carry.env_state, action, params
         )
@@ -219,7 +131,7 @@ def collect(config: Config, env: Env, params: Any, state: State) -> tuple[State,
         final_value = jax.lax.cond(
             jnp.any(truncated),
             lambda: value_of(config, state.network, normalised(config, state.obs_moments, info["final_obs"])),
-            lambda: jnp.zeros(config.num_envs),
+            lambda: jnp.zeros(envs),
         )
         discounted = carry.discounted_return * config.discount + reward
         episode_return, length = carry.episode_return + reward, carry.episode_length + 1
@@ -246,7 +158,7 @@ def collect(config: Config, env: Env, params: Any, state: State) -> tuple[State,
     return dataclasses.replace(carry, key=key, steps=steps), rollout
 
 
-def update(config: Config, env: Env, state: State, rollout: Rollout) -> tuple[State, Metrics]:
+def update(config: Config, env: Env, state: State, rollout: Rollout, *, axes: Axes = ()) -> tuple[State, Metrics]:
     """Improves the policy on one rollout and brings the normalisers up to date.
 
     The observation's moments change last, so that all gradient steps see the policy that acted.
@@ -256,8 +168,9 @@ def update(config: Config, env: Env, state: State, rollout: Rollout) -> tuple[St
         env: Not read; every algorithm has this signature.
         state: The state that `collect` returned.
         rollout: What `collect` gathered.
+        axes: As in `collect`.
     """
-    return_moments = update_moments(state.return_moments, rollout.discounted_return)
+    return_moments = update_moments(state.return_moments, rollout.discounted_return, axes)
     reward = rescale(return_moments, rollout.reward) if config.normalise_rewards else rollout.reward
     advantage = compute_gae(
         reward,
@@ -269,16 +182,17 @@ def update(config: Config, env: Env, state: State, rollout: Rollout) -> tuple[St
         gae_lambda=config.gae_lambda,
     )
     target = advantage + rollout.value
-    samples = _samples(config, state, rollout, advantage, target)
+    samples = _samples(config, state, rollout, advantage, target, axes)
     key, key_shuffle = jax.random.split(state.key)
-    rate = config.learning_rate * jnp.maximum(0.0, 1.0 - (state.steps - rollout.reward.size) / config.decay_steps)
+    before = state.steps - rollout.reward.size * (config.shards if axes else 1)
+    rate = config.learning_rate * jnp.maximum(0.0, 1.0 - before / config.decay_steps)
     learner = Learner(state.network, state.optimiser, jnp.zeros((), bool))
-    learner, losses = fit(config, learner, samples, key_shuffle, rate, state.kl_weight)
+    learner, losses = fit(config, learner, samples, key_shuffle, rate, state.kl_weight, axes)
     ended = rollout.terminated | rollout.truncated
     metrics = Metrics(
-        episode_return=jnp.mean(rollout.episode_return, where=ended),
-        episode_length=jnp.mean(rollout.episode_length.astype(jnp.float32), where=ended),
-        explained_variance=1.0 - jnp.var(target - rollout.value) / jnp.maximum(jnp.var(target), 1e-8),
+        episode_return=mean(rollout.episode_return, axes, ended),
+        episode_length=mean(rollout.episode_length.astype(jnp.float32), axes, ended),
+        explained_variance=1.0 - variance(target - rollout.value, axes) / jnp.maximum(variance(target, axes), 1e-8),
         learning_rate=jnp.asarray(rate, jnp.float32),
         **{name: loss.mean() for name, loss in losses.items()},
     )
@@ -286,7 +200,7 @@ def update(config: Config, env: Env, state: State, rollout: Rollout) -> tuple[St
         state,
         network=learner.network,
         optimiser=learner.optimiser,
-        obs_moments=update_moments(state.obs_moments, rollout.obs)
+        obs_moments=update_moments(state.obs_moments, rollout.obs, axes)
         if config.normalise_observations
         else state.obs_moments,
         return_moments=return_moments,
@@ -314,10 +228,36 @@ def make_policy(config: Config, env: Env, state: State, *, stochastic: bool = Fa
     return _policy(config, state, stochastic)
 
 
-def advance(config: Config, env: Env, params: Any, state: State) -> tuple[State, Metrics]:
-    """One `collect` and one `update`."""
-    state, rollout = collect(config, env, params, state)
-    return update(config, env, state, rollout)
+def advance(config: Config, env: Env, params: Any, state: State, *, devices: int = 1) -> tuple[State, Metrics]:
+    """One `collect` and one `update`, of all shards at once where there are several.
+
+    Args:
+        config: Hyper-parameters.
+        env: The environment.
+        params: Its parameters.
+        state: The state to go on from.
+        devices: How many devices ``config.shards`` are spread over; divides it.
+    """
+    if config.shards == 1:
+        state, rollout = collect(config, env, params, state)
+        return update(config, env, state, rollout)
+
+    def shard(axes: Axes, own: dict[str, Any], shared: Any) -> tuple[dict[str, Any], Any]:
+        config, params, rest = shared
+        state, rollout = collect(config, env, params, join_state(own, rest), axes=axes)
+        state, metrics = update(config, env, state, rollout, axes=axes)
+        own, rest = split_state(state)
+        return own, (rest, metrics)
+
+    own, rest = split_state(state)
+    own, (rest, metrics) = over_shards(shard, own, (config, params, rest), shards=config.shards, devices=devices)
+    return join_state(own, rest), metrics
+
+
+@functools.lru_cache
+def _advance_on(devices: int) -> Callable[..., tuple[State, Metrics]]:
+    """`advance` on so many devices; one function a number, since programs are cached by it."""
+    return functools.partial(advance, devices=devices) if devices > 1 else advance
 
 
 def train(
@@ -332,8 +272,15 @@ def train(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
+    devices: int | None = None,
 ) -> tuple[State, pl.DataFrame]:
-    """Trains one policy a seed, all in one program; see `adarena.agents.training.run` for every argument.
+    """Trains one policy a seed, all in one program; see `adarena.agents.training.run` for what is not said here.
+
+    Args:
+        config, env, params, seeds, total_steps, chunk_updates, on_chunk, checkpoint, resume, progress: As there.
+        devices: Devices that ``config.shards`` are spread over, each of which holds the same share of the environments and
+            all parameters; divides ``config.shards``. None: as many as there are. A checkpoint may be resumed on another
+            number; it is bit for bit the same run only on the same one.
 
     Returns:
         The states stacked over seeds (leaves ``[S, ...]``; ``jax.tree.map(lambda x: x[i], state)`` takes one), and the
@@ -341,9 +288,10 @@ def train(
         ``wall_seconds``.
     """
     config.validate()
-    return run(
+    devices = choose_devices(config.shards, devices)
+    states, curve = run(
         init,
-        advance,
+        _advance_on(devices),
         config,
         env,
         params,
@@ -355,16 +303,24 @@ def train(
         checkpoint=checkpoint,
         resume=resume,
         progress=progress,
+        place=functools.partial(_place, devices) if devices > 1 else None,
     )
+    return (jax.device_put(states, jax.devices()[0]) if devices > 1 else states), curve
 
 
-def _samples(config: Config, state: State, rollout: Rollout, advantage: jax.Array, target: jax.Array) -> Minibatch:
+def _place(devices: int, states: State) -> State:
+    return join_state(*place(*split_state(states), devices=devices))
+
+
+def _samples(
+    config: Config, state: State, rollout: Rollout, advantage: jax.Array, target: jax.Array, axes: Axes
+) -> Minibatch:
     """The whole rollout as samples for gradient steps, leaves ``[T * B, ...]``."""
     samples = Minibatch(
         obs=normalised(config, state.obs_moments, rollout.obs),
         raw_action=rollout.raw_action,
         log_prob=rollout.log_prob,
-        advantage=(advantage - advantage.mean()) / (advantage.std() + 1e-8),
+        advantage=(advantage - mean(advantage, axes)) / (jnp.sqrt(variance(advantage, axes)) + 1e-8),
         target=target,
     )
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), samples)

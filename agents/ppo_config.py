@@ -29,10 +29,12 @@ class Config:
     Build one with `make_config`, or call `validate` yourself.
 
     Attributes:
-        num_envs: Environments that run side by side, ``B``; a multiple of ``minibatches``. Static.
+        num_envs: Environments that run side by side, ``B``; a multiple of ``minibatches * shards``. Static.
         rollout_length: Ticks collected from each before an update, ``T``. Static.
         epochs: Passes over a rollout. Static.
         minibatches: Gradient steps a pass. Static.
+        shards: Parts of the batch that draw and shuffle by themselves, so that they may lie on several devices. Results
+            depend on it, not on the number of devices (but by rounding); see `adarena.agents.shards`. Static.
         hidden: Widths of the hidden layers of actor and critic. Static.
         activation: ``"tanh"``, ``"relu"``, ``"elu"`` or ``"swish"``. Static.
         distribution: ``"gaussian"`` (draw clipped to the action's range), ``"tanh_gaussian"``, ``"beta"``, or
@@ -58,6 +60,7 @@ class Config:
     rollout_length: int = _static(48)
     epochs: int = _static(4)
     minibatches: int = _static(8)
+    shards: int = _static(1)
     hidden: tuple[int, ...] = _static((64, 64))
     activation: str = _static("tanh")
     distribution: Family = _static("gaussian")
@@ -92,6 +95,9 @@ class Config:
                 raise ValueError(f"{name} must be {allowed}, got {value!r}")
         if self.num_envs % self.minibatches:
             raise ValueError(f"num_envs must be a multiple of minibatches ({self.minibatches}), got {self.num_envs}")
+        if self.num_envs % (self.minibatches * self.shards):
+            each = f"minibatches * shards ({self.minibatches} * {self.shards})"
+            raise ValueError(f"num_envs must be a multiple of {each}, got {self.num_envs}")
 
 
 def make_config(**changes: Any) -> Config:
@@ -142,6 +148,7 @@ _STATIC_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rollout_length": _COUNT,
     "epochs": _COUNT,
     "minibatches": _COUNT,
+    "shards": _COUNT,
     "hidden": (_widths, "a non-empty tuple of whole numbers of at least 1"),
     "activation": _one_of(tuple(ACTIVATIONS)),
     "distribution": _one_of(FAMILIES),

@@ -11,6 +11,7 @@ import optax
 from adarena.agents.distributions import Distribution, make_distribution
 from adarena.agents.networks import ActorCritic
 from adarena.agents.ppo_config import Config
+from adarena.agents.shards import Axes, average, key_of
 
 
 class Minibatch(NamedTuple):
@@ -154,10 +155,14 @@ def loss(
 
 
 def gradient_step(
-    config: Config, learner: Learner, batch: Minibatch, rate: jax.Array, kl_weight: jax.Array
+    config: Config, learner: Learner, batch: Minibatch, rate: jax.Array, kl_weight: jax.Array, axes: Axes = ()
 ) -> tuple[Learner, dict[str, jax.Array]]:
-    """One step of Adam on one minibatch; none once the KL divergence has passed ``kl_stop``."""
+    """One step of Adam on one minibatch; none once the KL divergence has passed ``kl_stop``.
+
+    With ``axes``, ``batch`` is a shard's part of the minibatch, and the gradient is averaged over the shards.
+    """
     (_, parts), gradient = jax.value_and_grad(loss, argnums=1, has_aux=True)(config, learner.network, batch, kl_weight)
+    parts, gradient = average((parts, gradient), axes)
     direction, optimiser = optimiser_of(config).update(gradient, learner.optimiser)
     stopped = learner.stopped | (parts["kl"] > config.kl_stop)
     network = jax.tree.map(lambda old, step: old - rate * step, learner.network, direction)
@@ -169,7 +174,13 @@ def gradient_step(
 
 
 def fit(
-    config: Config, learner: Learner, samples: Minibatch, key: jax.Array, rate: jax.Array, kl_weight: jax.Array
+    config: Config,
+    learner: Learner,
+    samples: Minibatch,
+    key: jax.Array,
+    rate: jax.Array,
+    kl_weight: jax.Array,
+    axes: Axes = (),
 ) -> tuple[Learner, dict[str, jax.Array]]:
     """All gradient steps on one rollout.
 
@@ -180,18 +191,20 @@ def fit(
         key: Typed key that shuffles.
         rate: Learning rate, scalar.
         kl_weight: Weight of the KL penalty, scalar.
+        axes: Shards of the rollout, of which ``samples`` are one; each gives every minibatch as many samples.
 
     Returns:
         The learner, and the parts of the loss, ``[epochs, minibatches]`` each.
     """
-    shape = (config.rollout_length, config.num_envs, config.minibatches)
-    keys = jax.random.split(key, config.epochs)
+    envs = len(samples.log_prob) // config.rollout_length
+    shape = (config.rollout_length, envs, config.minibatches)
+    keys = jax.random.split(key_of(key, axes), config.epochs)
     rows = jax.vmap(lambda key: shuffled_rows(key, *shape))(keys)
     packed, unpack = _pack(samples)
 
     def step(learner: Learner, chosen: jax.Array) -> tuple[Learner, dict[str, jax.Array]]:
         batch = unpack(packed.at[chosen].get(mode="promise_in_bounds"))
-        return gradient_step(config, learner, batch, rate, kl_weight)
+        return gradient_step(config, learner, batch, rate, kl_weight, axes)
 
     learner, parts = jax.lax.scan(step, learner, rows.reshape(-1, rows.shape[-1]))
     return learner, jax.tree.map(lambda part: part.reshape(config.epochs, config.minibatches), parts)

@@ -49,6 +49,7 @@ def run(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
+    place: Callable[[Any], Any] | None = None,
 ) -> tuple[Any, pl.DataFrame]:
     """Trains one learner a seed under ``jax.vmap``.
 
@@ -68,6 +69,7 @@ def run(
         resume: Whether to go on from the newest checkpoint in ``checkpoint``, if there is one. The bits are those of
             a run that was never stopped, provided that config, environment, parameters and seeds are the same.
         progress: Whether to show a progress bar.
+        place: Puts the states stacked over seeds on the devices on which ``advance`` works, where those are several.
 
     Returns:
         The states stacked over seeds, leaves ``[S, ...]``, and the learning curve: a row a seed and update, with
@@ -89,6 +91,8 @@ def run(
         states = _resume(checkpoint, start, curve, identity)
     else:
         states = start()
+    if place is not None:
+        states = place(states)
 
     def step(states: Any, count: int) -> tuple[Any, Any]:
         return _run_chunk(advance, env, chunk_updates, config, params, states, count)
@@ -183,12 +187,16 @@ class _Curve:
         return pl.DataFrame({"seed": seeds, "update": updates, "step": updates * self.steps_per_update, **values})
 
 
+_BEFORE = {"shards": "1"}  # what fields were, in effect, before checkpoints had them
+
+
 def _resume(folder: str | Path, start: Callable[[], Any], curve: _Curve, identity: dict[str, Any]) -> Any:
     """The saved states, shaped as those that ``start`` makes; fills ``curve``. Refuses a checkpoint of another run."""
     newest = checkpoints.steps(folder)[-1]
     metadata = checkpoints.read_metadata(folder, newest)
-    for name, value in identity.items():
-        saved = metadata.get("identity", {}).get(name)
+    known = metadata.get("identity", {})
+    for name in {**identity, **known}:
+        saved, value = known.get(name, _BEFORE.get(name)), identity.get(name, _BEFORE.get(name))
         if saved != value:
             raise checkpoints.CheckpointError(
                 f"{Path(folder)}: is a checkpoint of another run: {name} was {saved}, now {value}"
