@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import norm
 
+from adarena.envs.autobid_checks import LOG_PARTS
 from adarena.envs.data.calibration import Calibration
 from adarena.envs.data.ipinyou import Log, LogError, read_log
 from adarena.envs.data.pctr import fit_pctr
@@ -26,9 +27,6 @@ from adarena.envs.market.traffic import Bank
 if TYPE_CHECKING:
     from adarena.envs.autobid import AutoBid
     from adarena.envs.autobid_setup import Params
-
-LOG_PARTS = ("all", "train", "test")
-"""Parts of a log: ``"test"`` is the last third of its days (of its rows, dealt at random, where it has one day only)."""
 
 BUDGET_FRACTIONS = (1 / 2, 1 / 8, 1 / 32)
 """Budgets over the log's cost per day, as in the RTB literature."""
