@@ -1,5 +1,7 @@
 """Environments of adarena. Importing this package registers every one of them with Gymnasium."""
 
+from typing import Any
+
 from adarena.envs.autobid import AutoBid
 from adarena.envs.core import AutoReset, Entry, Env, StepResult
 from adarena.envs.registry import make, register, registered
@@ -14,14 +16,15 @@ REPLAY = {
 }
 """What makes an AutoBid market replay a log; ``traffic="ipinyou:PATH"`` replays yours."""
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "steady": {"drift_pattern": 0.0, "drift_noise": 0.0, "traffic_noise": 0.0},
     "erratic": {"drift_pattern": 0.0, "drift_noise": 0.6, "traffic_noise": 0.4},
     "noisy": {"prediction_error": True, "error_noise": 0.3},
+    "auctionnet": {"traffic": "auctionnet", "impressions": 2048, "tick_blocks": 16, "blocks": 128},
 }
 """Changes of AutoBid's default market, for ``make("adarena/AutoBid-v0", **PRESETS[name])``: nothing to foresee, little that can
-be foreseen, and predictions that err."""
+be foreseen, predictions that err, and AuctionNet's own market: 500,000 impressions a day, each of them simulated."""
 
 register("adarena/AutoBid-v0", AutoBid)
 register("adarena/Replay-v0", AutoBid, **REPLAY)

@@ -13,32 +13,22 @@ import numpy as np
 from adarena.envs import autobid_checks as checks
 from adarena.envs import autobid_info as shown
 from adarena.envs import autobid_setup as setup
+from adarena.envs import autobid_tick as tick_of
 from adarena.envs import rivals
 from adarena.envs.autobid_state import State
 from adarena.envs.core import Entry, Env, Key, StepResult, box_of
 from adarena.envs.market.auction import AuctionRules
 from adarena.envs.market.hindsight import hindsight
 from adarena.envs.market.ledger import Accounts, open_accounts, score
-from adarena.envs.market.response import RESPONSES, draw
-from adarena.envs.market.tick import (
-    Bidders,
-    Opportunity,
-    TickResult,
-    Visit,
-    opportunities,
-    predictions_of,
-    run_tick,
-)
-from adarena.envs.market.traffic import draw_drift, draw_volume, visit
+from adarena.envs.market.response import RESPONSES
+from adarena.envs.market.tick import Bidders
 from adarena.envs.observation import (
-    LANDSCAPE,
     History,
     Outlook,
     empty_history,
     entries,
     observe,
 )
-from adarena.envs.replay import LOG_PARTS
 
 OBJECTIVES = ("cpa", "roas", "budget")
 
@@ -83,8 +73,9 @@ class AutoBid(Env):
         delay: Whether conversions are reported with a delay (``delay_distribution`` of the parameters).
         prediction_error: Whether predictions differ from the truth (``error_bias``, ``error_noise``, ``error_slope``).
         traffic: ``"calibrated"``, ``"synthetic"``, ``"calibration:PATH"`` (a file of ``adarena calibrate``),
-            ``"ipinyou:PATH"`` (replay of logs; one advertiser against logged prices) or ``"replay"`` (of a log drawn
-            from the published calibration). See `adarena.envs.replay`.
+            ``"ipinyou:PATH"`` (replay of logs; one advertiser against logged prices), ``"replay"`` (of a log drawn
+            from the published calibration, see `adarena.envs.replay`), ``"auctionnet"`` (that simulator's generator, see
+            `adarena.envs.market.normal_values`).
         log_part: ``"all"``, ``"train"`` or ``"test"`` of a replayed log.
         correlation: Share of the variance of log values common to all advertisers.
         category_correlation: Share common to a category.
@@ -92,6 +83,9 @@ class AutoBid(Env):
         blocks: Blocks of ``M`` impressions in the bank.
         bank_seed: Seed of the bank.
         record: Whether ``info`` carries what every slot would have cost the seat (for hindsight).
+        tick_blocks: Most blocks that a tick visits. With 1 the block stands for the whole tick (thinning); with more every
+            impression stands for itself (traffic ``"auctionnet"`` only).
+        fresh_draws: Whether every value is drawn anew instead of from a bank (traffic ``"auctionnet"`` only).
     """
 
     advertisers: int = 48
@@ -114,6 +108,8 @@ class AutoBid(Env):
     blocks: int = 512
     bank_seed: int = 0
     record: bool = False
+    tick_blocks: int = 1
+    fresh_draws: bool = False
 
     NESTED: ClassVar[dict[str, str]] = dict.fromkeys(checks.TERMS, "terms")
 
@@ -123,7 +119,7 @@ class AutoBid(Env):
         checks.check_sizes(self)
         checks.check_choice("objective", self.objective, OBJECTIVES)
         checks.check_choice("response", self.response, RESPONSES)
-        checks.check_choice("log_part", self.log_part, LOG_PARTS)
+        checks.check_choice("log_part", self.log_part, checks.LOG_PARTS)
 
     @property
     def OBSERVATION(self) -> tuple[Entry, ...]:  # type: ignore[override]  # noqa: N802
@@ -134,6 +130,11 @@ class AutoBid(Env):
     def rules(self) -> AuctionRules:
         """The auction's static part."""
         return AuctionRules(self.mechanism, self.slots, self.charge, self.quality_ranking)
+
+    @property
+    def tick_impressions(self) -> int:
+        """Most impressions that a tick simulates."""
+        return self.tick_blocks * self.impressions
 
     def default_params(self) -> setup.Params:
         """Numbers of the default market, with its bank of impressions."""
@@ -159,26 +160,15 @@ class AutoBid(Env):
         """Draws traffic, drift, seat, budgets, targets and rivals for a day."""
         streams = {name: jax.random.fold_in(key, n) for n, name in enumerate(setup.STREAMS)}
         draws = setup.draw_advertisers(self, streams["rivals"], params)
+        drift, volume = setup.draw_day(self, streams, params, draws.day_scale)
         state = State(
             tick=jnp.int32(0),
             seat=draws.seat,
             day_scale=draws.day_scale,
             traffic=streams["traffic"],
             response=streams["response"],
-            volume=draw_volume(
-                jax.random.fold_in(streams["traffic"], self.ticks),
-                params.bank,
-                params.daily_impressions * draws.day_scale,
-                params.traffic_noise,
-            ),
-            drift=draw_drift(
-                streams["values"],
-                self.categories,
-                self.ticks,
-                params.drift_pattern,
-                params.drift_noise,
-                params.drift_persistence,
-            ),
+            volume=volume,
+            drift=drift,
             budget=draws.budget,
             target=draws.target,
             kind=draws.kind,
@@ -195,6 +185,39 @@ class AutoBid(Env):
     def step(self, key: Key, state: State, action: jax.Array, params: setup.Params) -> StepResult:
         """Clears one tick at the multiplier that ``action`` names."""
         del key  # an episode's luck is fixed at reset
+        return self._advance(state, action, None, params)[0]
+
+    def offers(self, state: State, params: setup.Params) -> tick_of.Offers:
+        """What every advertiser is told of the coming tick's impressions."""
+        return tick_of.offers(self, state, params)
+
+    def step_bids(
+        self, key: Key, state: State, action: jax.Array, bids: jax.Array, params: setup.Params
+    ) -> tuple[StepResult, tick_of.Outcome]:
+        """`step` in which some advertisers bid on single impressions (see `offers`).
+
+        Args:
+            key: Not used: an episode's luck is fixed at reset.
+            state: The state.
+            action: ``[1]`` float32, for the seat if its row of bids is NaN.
+            bids: ``[N, tick_impressions]`` float32 currency units per billable unit; a row of NaN leaves that advertiser to
+                its own control law. With ``response="sampled"`` the luck differs from that of `step`.
+            params: The parameters.
+
+        Raises:
+            ValueError: ``bids`` has another shape.
+        """
+        del key
+        wanted = (self.advertisers, self.tick_impressions)
+        if jnp.shape(bids) != wanted:
+            raise ValueError(f"bids must have shape {wanted} (advertisers, tick_impressions), got {jnp.shape(bids)}")
+        result, outcome = self._advance(state, action, bids, params)
+        assert outcome is not None
+        return result, outcome
+
+    def _advance(
+        self, state: State, action: jax.Array, bids: jax.Array | None, params: setup.Params
+    ) -> tuple[StepResult, tick_of.Outcome | None]:
         log_multiplier = jnp.clip(jnp.ravel(action)[0], -1.0, 1.0) * jnp.log(params.max_multiplier)
         reference = self._reference(params, state.target)
         control, levels = rivals.rival_step(state.control, self._signals(state, params), state.kind)
@@ -202,34 +225,36 @@ class AutoBid(Env):
         worth = self._worth(params)
         bidders = Bidders(
             scale=jnp.exp(levels) * reference * worth,
-            factor=self._factor(state, params),
+            factor=tick_of.factor(self, state, params),
             worth=worth,
             remaining=jnp.where(state.exhausted, 0.0, jnp.maximum(state.budget - state.accounts.spend, 0.0)),
         )
-        here = self._visit(state, params)
-        luck = None
-        if self.response == "sampled":
-            luck = draw(jax.random.fold_in(state.response, state.tick), (self.slots, self.impressions))
-        result = run_tick(self.rules, here, bidders, params.terms, luck)
-        offer = opportunities(self.rules, here, state.seat.index, bidders, params.terms, result.cleared.ranking)
-        accounts, pending = self._book(state, result, params)
-        history = self._remember(state, result, offer, bidders, here, log_multiplier, params)
+        unit = (reference * worth)[state.seat.index]
+        outcome = None
+        if bids is None:
+            summary, record = tick_of.clear_tick(self, state, bidders, unit, params)
+        else:
+            summary, record, outcome = tick_of.clear_bids(self, state, bidders, unit, bids, params)
+        accounts, pending = self._book(state, summary, params)
         last = state.tick + 1 >= self.ticks
         new_score = self._score(accounts, state, last)
         reward = (new_score - state.score) / state.day_scale
+        history = self._remember(state, summary, log_multiplier, params)
         state = dataclasses.replace(
             state,
             tick=state.tick + 1,
             control=control,
             accounts=accounts,
-            last_spend=result.spend,
-            exhausted=state.exhausted | result.short,
+            last_spend=summary.spend,
+            exhausted=state.exhausted | summary.short,
             pending=pending,
             history=history,
             score=new_score,
         )
-        info = shown.tick_info(state, result, offer, log_multiplier, self.record)
-        return StepResult(self._observe(state, params), state, reward, last, jnp.bool_(False), info)
+        info = shown.tick_info(state, summary, log_multiplier)
+        if self.record:
+            info |= {"opportunity_cost": record[0], "opportunity_value": record[1]}
+        return StepResult(self._observe(state, params), state, reward, last, jnp.bool_(False), info), outcome
 
     def metrics(self, state: State, params: setup.Params) -> dict[str, jax.Array]:
         """The seat's accounts so far; float32 scalars, money in currency units, every conversion counted."""
@@ -288,17 +313,6 @@ class AutoBid(Env):
     def _worth(self, params: setup.Params) -> jax.Array:
         return params.base_worth if self.objective == "roas" else jnp.ones_like(params.base_worth)
 
-    def _factor(self, state: State, params: setup.Params) -> jax.Array:
-        tick = jnp.minimum(state.tick, self.ticks - 1)
-        return state.drift[:, tick][params.category] * params.bank.ctr_factor[tick]
-
-    def _visit(self, state: State, params: setup.Params) -> Visit:
-        tick = jnp.minimum(state.tick, self.ticks - 1)
-        block = visit(state.traffic, params.bank, tick)
-        weight = params.bank.weight[block]
-        weight = weight * state.volume[tick] / jnp.maximum(weight.sum(), 1.0)
-        return Visit(params.bank, block, weight, self.objective == "roas")
-
     def _signals(self, state: State, params: setup.Params) -> rivals.Signals:
         daily = params.bank.daily
         index = jnp.arange(self.ticks)
@@ -316,7 +330,9 @@ class AutoBid(Env):
             cost_over_target=jnp.where(known, over, 1.0),
         )
 
-    def _book(self, state: State, result: TickResult, params: setup.Params) -> tuple[Accounts, jax.Array | None]:
+    def _book(
+        self, state: State, result: tick_of.TickSummary, params: setup.Params
+    ) -> tuple[Accounts, jax.Array | None]:
         old = state.accounts
         reported, pending = result.value, None
         if self.delay:
@@ -341,45 +357,25 @@ class AutoBid(Env):
         return score(value, accounts.spend[i], state.seat.target)
 
     def _remember(
-        self,
-        state: State,
-        result: TickResult,
-        offer: Opportunity,
-        bidders: Bidders,
-        here: Visit,
-        log_multiplier: jax.Array,
-        params: setup.Params,
+        self, state: State, summary: tick_of.TickSummary, log_multiplier: jax.Array, params: setup.Params
     ) -> History:
-        i, tick = state.seat.index, state.tick
-        reference = self._reference(params, state.target)[i]
-        unit = reference * bidders.worth[i]
-        landscape_value, landscape_cost = shown.landscape(self.rules, offer, unit, LANDSCAPE)
-        potential = (self._predicted_value(state, here, params) * here.weight).sum()
-        seen = History(
-            offered=here.weight.sum() / params.winnable,
-            exposure=result.exposure[i],
-            cost=result.spend[i],
-            value=result.value[i],
-            potential=potential / params.winnable,
-            least_price=shown.least_winning_price(offer, here) / params.winnable,
-            log_multiplier=log_multiplier,
-            landscape_value=landscape_value,
-            landscape_cost=landscape_cost,
-        )
-        return jax.tree.map(lambda old, new: old.at[tick].set(new), state.history, seen)
-
-    def _predicted_value(self, state: State, here: Visit, params: setup.Params) -> jax.Array:
-        """Predicted value of each impression to the seat, ``[M]``, per exposure."""
         i = state.seat.index
-        _, pvalue = predictions_of(here, i, self._factor(state, params)[i], params.terms)
-        basket = here.bank.worth[here.block] if here.basket else 1.0
-        return pvalue * basket * self._worth(params)[i]
+        seen = History(
+            offered=summary.offered / params.winnable,
+            exposure=summary.exposure[i],
+            cost=summary.spend[i],
+            value=summary.value[i],
+            potential=summary.potential / params.winnable,
+            least_price=summary.least_price / params.winnable,
+            log_multiplier=log_multiplier,
+            landscape_value=summary.landscape_value,
+            landscape_cost=summary.landscape_cost,
+        )
+        return jax.tree.map(lambda old, new: old.at[state.tick].set(new), state.history, seen)
 
     def _observe(self, state: State, params: setup.Params) -> jax.Array:
         i = state.seat.index
-        here = self._visit(state, params)
-        weight = here.weight
-        value_now = (self._predicted_value(state, here, params) * weight).sum() / jnp.maximum(weight.sum(), 1e-9)
+        value_now = tick_of.value_now(self, state, params, self._worth(params))
         reference = self._reference(params, state.target)[i]
         reported, spend = state.accounts.reported[i], state.accounts.spend[i]
         over = spend / jnp.maximum(reference * reported, 1e-9)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
+from adarena.envs.market.normal_values import NormalBank
 from adarena.envs.market.tick import Terms
 from adarena.envs.market.traffic import Bank
 from adarena.envs.rivals import KINDS
@@ -15,8 +16,14 @@ from adarena.envs.rivals import KINDS
 if TYPE_CHECKING:
     from adarena.envs.autobid import AutoBid
 
-TERMS = ("reserve", "kappa", "exposure", "cascade", "outside_price", "error_bias", "error_noise", "error_slope")
+TERMS = (
+    *("reserve", "kappa", "exposure", "cascade", "void_at_reserve"),
+    *("outside_price", "error_bias", "error_noise", "error_slope"),
+)
 """Numeric fields that live in ``Params.terms`` and may be given to ``make`` by name."""
+
+LOG_PARTS = ("all", "train", "test")
+"""Parts of a log: ``"test"`` is the last third of its days (of its rows, dealt at random, where it has one day only)."""
 
 _SPANS = tuple((f"{name}_low", f"{name}_high") for name in ("budget_scale", "target_scale", "day_scale"))
 _LARGEST_BANK = 1 << 30
@@ -50,6 +57,7 @@ def check_sizes(env: AutoBid) -> None:
         ("ticks", 2, 2880),
         ("impressions", 1, 1 << 20),
         ("categories", 1, 4096),
+        ("tick_blocks", 1, 1024),
         ("blocks", 1, 1 << 20),
         ("bank_seed", 0, (1 << 31) - 1),
     ):
@@ -71,21 +79,36 @@ def check_sizes(env: AutoBid) -> None:
         raise ValueError(f"correlation + category_correlation must be at most 1, got {total:g}")
     if not isinstance(env.spread, (int, float)) or not 0.0 <= env.spread <= 3.0:
         raise ValueError(f"spread must lie in [0, 3] (sd of log value), got {env.spread!r}")
-    for field in ("quality_ranking", "delay", "prediction_error", "record"):
+    for field in ("quality_ranking", "delay", "prediction_error", "record", "fresh_draws"):
         if not isinstance(getattr(env, field), bool):
             raise ValueError(f"{field} must be True or False, got {getattr(env, field)!r}")
     source, colon, path = env.traffic.partition(":") if isinstance(env.traffic, str) else ("", "", "")
-    plain = source in ("calibrated", "synthetic", "replay") and not colon
+    plain = source in ("calibrated", "synthetic", "replay", "auctionnet") and not colon
     if not plain and not (source in ("calibration", "ipinyou") and path):
         raise ValueError(
-            "traffic must be 'calibrated', 'synthetic', 'replay', 'calibration:PATH' or 'ipinyou:PATH', "
+            "traffic must be 'calibrated', 'synthetic', 'auctionnet', 'replay', 'calibration:PATH' or 'ipinyou:PATH', "
             f"got {env.traffic!r}"
         )
+    _check_auctionnet(env)
     if is_replay(env) and (env.advertisers, env.categories) != (1, 1):
         raise ValueError(
             f"advertisers and categories must be 1 with traffic {env.traffic!r} (one bidder against logged prices), "
             f"got {env.advertisers} and {env.categories}"
         )
+
+
+def _check_auctionnet(env: AutoBid) -> None:
+    """Raises ValueError where the static fields do not go with AuctionNet's generator, or ask for it without."""
+    if env.traffic != "auctionnet":
+        for name, thinned in (("tick_blocks", 1), ("fresh_draws", False)):
+            if getattr(env, name) != thinned:
+                raise ValueError(f"{name} must be {thinned} unless traffic is 'auctionnet', got {getattr(env, name)!r}")
+        return
+    for field, usual in (("charge", "impression"), ("quality_ranking", False), ("prediction_error", False)):
+        if getattr(env, field) != usual:
+            raise ValueError(f"{field} must be {usual!r} where traffic is 'auctionnet', got {getattr(env, field)!r}")
+    if env.objective == "roas":
+        raise ValueError("objective must be 'cpa' or 'budget' where traffic is 'auctionnet', got 'roas'")
 
 
 def is_replay(env: AutoBid) -> bool:
@@ -109,16 +132,17 @@ def validate_changes(env: AutoBid, changes: dict[str, Any]) -> dict[str, Any]:
 
 def _checked(env: AutoBid, name: str, value: Any, shape: tuple[int, ...]) -> Any:
     if name in ("bank", "terms"):
-        wanted = Bank if name == "bank" else Terms
+        normal = env.traffic == "auctionnet"
+        wanted = Terms if name == "terms" else NormalBank if normal else Bank
         if not isinstance(value, wanted):
             raise ValueError(f"{name} must be a {wanted.__module__}.{wanted.__name__}, got {value!r}")
         if isinstance(value, Bank) and value.pctr.shape[1:] != (env.advertisers, env.impressions):
             wanted_shape = ("blocks", env.advertisers, env.impressions)
             raise ValueError(f"bank must hold arrays of shape {wanted_shape}, got pctr of shape {value.pctr.shape}")
         return value
-    if name == "cascade":
+    if name in ("cascade", "void_at_reserve"):
         if not isinstance(value, (bool, np.bool_)):
-            raise ValueError(f"cascade must be True or False, got {value!r}")
+            raise ValueError(f"{name} must be True or False, got {value!r}")
         return jnp.bool_(value)
     what = f"an array of shape {shape}" if shape else "a number"
     try:

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from adarena.envs.autobid_checks import TERMS, is_replay
-from adarena.envs.data.calibration import Calibration
+from adarena.envs.data.calibration import Calibration, auctionnet_facts
+from adarena.envs.market.normal_values import NormalBank, draw_counts, draw_moments, normal_bank
 from adarena.envs.market.response import delay_distribution
 from adarena.envs.market.tick import Terms
-from adarena.envs.market.traffic import Bank, generated_bank
+from adarena.envs.market.traffic import Bank, draw_drift, draw_volume, generated_bank
 from adarena.envs.market.values import ValueModel
 from adarena.envs.observation import Seat
 from adarena.envs.rivals import KINDS
@@ -64,7 +65,7 @@ class Params:
     """Numbers of a market; float32 scalars unless said. Currency units are AuctionNet's (CPA targets near 100).
 
     Attributes:
-        bank: Impressions.
+        bank: Impressions, or (traffic ``"auctionnet"``) what they are drawn from.
         terms: The platform's numbers: reserve, kappa, exposure, cascade, outside price, prediction error.
         category: ``[N]`` int32.
         base_budget: ``[N]`` usual budget, currency units a day.
@@ -92,7 +93,7 @@ class Params:
         delay_distribution: ``[T]`` probability that a conversion is reported after 0, 1, ... ticks.
     """
 
-    bank: Bank
+    bank: Bank | NormalBank
     terms: Terms
     category: jax.Array
     base_budget: jax.Array
@@ -126,6 +127,8 @@ def default_params(env: AutoBid) -> Params:
         from adarena.envs.replay import replay_params
 
         return replay_params(env)
+    if env.traffic == "auctionnet":
+        return _auctionnet_params(env)
     rng = np.random.default_rng(env.bank_seed)
     n = env.advertisers
     category = np.arange(n) * env.categories // n
@@ -144,9 +147,61 @@ def default_params(env: AutoBid) -> Params:
     )
 
 
+def _auctionnet_params(env: AutoBid) -> Params:
+    """AuctionNet's advertisers and traffic; markets of other sizes repeat its lists."""
+    n = env.advertisers
+    facts = auctionnet_facts()
+    hour = (np.arange(env.ticks) + 0.5) * 48.0 / env.ticks
+    bank = normal_bank(
+        env.bank_seed,
+        advertisers=n,
+        categories=env.categories,
+        daily=np.interp(hour, np.arange(48) + 0.5, facts["daily"]),
+        blocks=0 if env.fresh_draws else env.blocks,
+        impressions=env.impressions,
+    )
+    return params_of(
+        env,
+        bank,
+        category=np.arange(n) * env.categories // n,
+        base_budget=np.resize(np.asarray(facts["budget"]), n),
+        base_target=np.resize(np.asarray(facts["cpa"]), n),
+        base_worth=np.ones(n),
+        daily_impressions=500_000.0 * n / 48 * env.ticks / 48,
+        rival_budget_noise=0.0,
+        rival_target_noise=0.0,
+        target_scale_low=1.0,
+        target_scale_high=1.0,
+        outside_price=0.0,
+        void_at_reserve=True,
+    )
+
+
+def draw_day(env: AutoBid, streams: dict[str, jax.Array], params: Params, scale: jax.Array) -> tuple[Any, jax.Array]:
+    """How values move through the day, and the impressions of each tick ``[T]``.
+
+    Returns:
+        ``[C, T]`` factors on each category's pCTR, or the `Moments` of AuctionNet's generator; impressions.
+    """
+    volume = jax.random.fold_in(streams["traffic"], env.ticks)
+    daily = params.daily_impressions * scale
+    if isinstance(params.bank, NormalBank):
+        moments = draw_moments(streams["values"], params.bank, params.category, env.categories)
+        return moments, draw_counts(volume, params.bank, daily)
+    drift = draw_drift(
+        streams["values"],
+        env.categories,
+        env.ticks,
+        params.drift_pattern,
+        params.drift_noise,
+        params.drift_persistence,
+    )
+    return drift, draw_volume(volume, params.bank, daily, params.traffic_noise)
+
+
 def params_of(
     env: AutoBid,
-    bank: Bank,
+    bank: Bank | NormalBank,
     *,
     category: np.ndarray,
     base_budget: np.ndarray,
@@ -163,7 +218,10 @@ def params_of(
     return Params(
         bank=bank,
         terms=Terms(
-            exposure=jnp.asarray(exposure, f32), cascade=jnp.bool_(True), **{k: f32(v) for k, v in terms.items()}
+            exposure=jnp.asarray(exposure, f32),
+            cascade=jnp.bool_(True),
+            void_at_reserve=jnp.bool_(terms.pop("void_at_reserve", False)),
+            **{k: f32(v) for k, v in terms.items()},
         ),
         category=jnp.asarray(category, jnp.int32),
         base_budget=jnp.asarray(base_budget, f32),

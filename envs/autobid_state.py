@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.struct
 import jax
 
@@ -22,7 +24,8 @@ class State:
         traffic: Key of the stream that chooses impressions.
         response: Key of the stream of users' luck.
         volume: ``[T]`` real impressions of each tick.
-        drift: ``[C, T]`` factor on each category's pCTR.
+        drift: ``[C, T]`` factor on each category's pCTR; with traffic ``"auctionnet"`` the values'
+            `adarena.envs.market.normal_values.Moments`.
         budget: ``[N]`` currency units.
         target: ``[N]`` currency units per unit of value.
         kind: ``[N]`` int32 kind of each rival, index into `adarena.envs.rivals.KINDS`.
@@ -41,7 +44,7 @@ class State:
     traffic: Key
     response: Key
     volume: jax.Array
-    drift: jax.Array
+    drift: Any
     budget: jax.Array
     target: jax.Array
     kind: jax.Array

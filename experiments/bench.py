@@ -22,11 +22,13 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from adarena.experiments.bench_auctionnet import auctionnet_tables, measure_auctionnet, startup_tables
 from adarena.experiments.bench_market import base_sizes, measure_environment, measure_throughput
+from adarena.experiments.bench_startup import measure_startup
 from adarena.experiments.bench_training import measure_training
 
-Part = Literal["training", "environment", "throughput"]
-PARTS: tuple[Part, ...] = ("training", "environment", "throughput")
+Part = Literal["training", "auctionnet", "environment", "throughput", "startup"]
+PARTS: tuple[Part, ...] = ("training", "auctionnet", "environment", "throughput", "startup")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +36,9 @@ class BenchConfig:
     """What to measure, and for how long.
 
     Attributes:
-        parts: ``"training"``: PPO in JAX against Stable-Baselines3, end to end; ``"environment"``: random actions;
-            ``"throughput"``: growth with advertisers, impressions, environments and slots.
+        parts: ``"training"``: PPO in JAX against Stable-Baselines3, end to end; ``"auctionnet"``: whole days
+            of that simulator's market against a yardstick; ``"environment"``: random actions; ``"throughput"``: growth with
+            advertisers, impressions, environments and slots; ``"startup"``: import and first step in fresh processes.
         seconds: Seconds of one measurement, warm-up apart.
         repeats: Measurements of each contender.
         out: Folder of the result tables (parquet) and of ``bench.json`` (configuration and versions).
@@ -155,6 +158,8 @@ def run_bench(config: BenchConfig) -> dict[str, pl.DataFrame]:
         "training": (measure_training, _training_tables),
         "environment": (measure_environment, _environment_tables),
         "throughput": (measure_throughput, _throughput_tables),
+        "auctionnet": (measure_auctionnet, auctionnet_tables),
+        "startup": (measure_startup, startup_tables),
     }
     results: dict[str, pl.DataFrame] = {}
     for part in dict.fromkeys(config.parts):

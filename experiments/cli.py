@@ -17,6 +17,7 @@ _USAGE = """adarena: a research gym for ad auctions
 
   adarena run autobid [--preset NAME] [--resume] [options]   train, tune, compare, draw
   adarena evaluate RUN [options]                             policies of a run on other markets
+  adarena evaluate --policy P [--policy P ...] [options]     any policies in AuctionNet's market
   adarena collect RUN ... [options]                          tables of several runs in one results folder
   adarena calibrate PATH [options]                           fit a market to iPinYou logs
   adarena envs                                               registered environments
@@ -48,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if words[0] not in commands:
             raise UsageError(f"no command is called {words[0]!r}; commands are {', '.join(commands)}")
+        from adarena.envs.cache import enable_compilation_cache
+
+        enable_compilation_cache()  # off: JAX_ENABLE_COMPILATION_CACHE=false
         commands[words[0]](words[1:])
     except (ValueError, KeyError, TypeError, FileNotFoundError, ImportError) as error:
         if os.environ.get("ADARENA_TRACEBACK"):
@@ -89,6 +93,12 @@ def _pick(words: list[str], flag: str, default: str) -> tuple[list[str], str]:
 
 
 def _evaluate(words: list[str]) -> None:
+    flags = {word.partition("=")[0] for word in words}
+    if flags & {"--policy", "--protocol"}:
+        from adarena.experiments import auctionnet
+
+        auctionnet.run(tyro.cli(auctionnet.AuctionNetConfig, args=words, prog="adarena evaluate"))
+        return
     from adarena.experiments import evaluate
 
     evaluate.run(tyro.cli(evaluate.EvaluateConfig, args=words, prog="adarena evaluate"))

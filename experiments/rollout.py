@@ -11,17 +11,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from adarena.agents.policy import Policy
 from adarena.envs.core import AutoReset, Env
 from adarena.experiments.series import pick
+from adarena.experiments.sharding import check_devices, in_chunks, on_devices, over_cases
 
 # An episode's reset key is the case's key itself. Keys of steps and actions come from it by a constant that no
 # environment is likely to fold in for streams of its own (it would then meet its own draws again).
@@ -55,6 +55,7 @@ def rollout(
     bound: bool = True,
     chunk: int = 256,
     label: str = "episodes",
+    devices: int | None = None,
 ) -> Rollout:
     """Runs one episode for each case.
 
@@ -74,6 +75,8 @@ def rollout(
         bound: Whether to compute ``env.bound`` where there is one.
         chunk: Largest number of episodes at a time; all chunks share one compilation. Results depend on it by rounding.
         label: What the progress bar, shown after two seconds, says.
+        devices: Devices that the cases are split over (``chunk`` is rounded up to a multiple); None for one. A policy that
+            JAX cannot trace uses one.
 
     Raises:
         TypeError: ``env`` is an ``AutoReset``, ``keys`` are no typed keys, or the policy has a leaf that is no array.
@@ -81,21 +84,25 @@ def rollout(
             environment's ``validate_changes`` is asked); ``record`` names nothing; an action has the wrong shape.
         RuntimeError: An episode did not end within ``env.max_steps(params)``.
     """
-    plan, cases = _prepare(env, params, policy, keys, cases, record, bound, chunk)
+    plan, cases = _prepare(env, params, policy, keys, cases, record, bound, chunk, devices)
     if paired and (not policy.jittable or {x.shape[:1] for x in jax.tree.leaves(_leaves(policy))} != {(len(keys),)}):
         raise ValueError(
             f"policy must be a jittable pytree with leaves [{len(keys)}, ...] where paired, got {policy!r}"
         )
     whole = None if plan.constant is not None else _leaves(policy) if policy.jittable else policy
+    params, keys, cases = on_devices((params, keys, cases), plan.devices)
+    whole = on_devices(whole, plan.devices)
 
     def run(at: np.ndarray) -> Any:
         chosen = {name: values[at] for name, values in cases.items()}
+        if hasattr(policy, "run_episode"):
+            return _run_whole(plan, params, policy, keys[at], chosen)
         if policy.jittable:
             mine = jax.tree.map(lambda x: x[at], whole) if paired else whole
             return _run(plan, paired, params, mine, keys[at], chosen)
         return _run_in_python(plan, params, policy, keys[at], chosen)
 
-    return Rollout(*_in_chunks(run, len(keys), chunk, label, pad=policy.jittable))
+    return Rollout(*in_chunks(run, len(keys), chunk, label, plan.devices if policy.jittable else 0))
 
 
 def rollout_seeds(
@@ -109,11 +116,12 @@ def rollout_seeds(
     bound: bool = True,
     chunk: int = 256,
     label: str = "episodes",
+    devices: int | None = None,
 ) -> Rollout:
     """Runs every case for each of S policies of one structure: training seeds, or candidates of a tuner.
 
     Args:
-        env, params, cases, record, bound, label: As in `rollout`.
+        env, params, cases, record, bound, label, devices: As in `rollout`.
         policies: A jittable policy, a pytree whose every leaf has a leading axis ``[S, ...]``.
         keys: ``[C]``, the same cases for every one.
         chunk: Largest number of episodes (policies times cases) at a time; with that many or more, one compilation
@@ -124,7 +132,7 @@ def rollout_seeds(
         ValueError: As in `rollout`, or leaves disagree on S.
         RuntimeError: As in `rollout`.
     """
-    plan, cases = _prepare(env, params, policies, keys, cases, record, bound, chunk)
+    plan, cases = _prepare(env, params, policies, keys, cases, record, bound, chunk, devices)
     if not policies.jittable or plan.constant is not None:
         raise TypeError(f"policies must be a jittable pytree stacked over seeds, got {type(policies).__name__}")
     leaves = _leaves(policies)
@@ -135,20 +143,22 @@ def rollout_seeds(
     seeds, count = sizes.pop()[0], len(keys)
     if sum(leaf.size for leaf in jax.tree.leaves(leaves)) > seeds * _LARGE:
         each = (jax.tree.map(lambda x, s=s: x[s], leaves) for s in range(seeds))
-        rest: dict[str, Any] = {"record": record, "bound": bound, "chunk": chunk, "label": label}
+        rest: dict[str, Any] = {"record": record, "bound": bound, "chunk": chunk, "label": label, "devices": devices}
         return jax.tree.map(lambda *x: np.stack(x), *(rollout(env, params, one, keys, cases, **rest) for one in each))
+    params, leaves, keys, cases = on_devices((params, leaves, keys, cases), plan.devices)
 
     def run(at: np.ndarray) -> Any:
         chosen = {name: values[at % count] for name, values in cases.items()}
-        return _run(plan, True, params, jax.tree.map(lambda x: x[at // count], leaves), keys[at % count], chosen)
+        mine = jax.tree.map(lambda x: x[at // count], leaves)
+        return _run(plan, True, params, mine, keys[at % count], chosen)
 
-    parts = _in_chunks(run, seeds * count, chunk, label)
+    parts = in_chunks(run, seeds * count, chunk, label, plan.devices)
     return jax.tree.map(lambda x: x.reshape(seeds, count, *x.shape[1:]), Rollout(*parts))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """All that shapes the compiled program. ``constant``: a policy without leaves to pass in."""
+    """All that shapes the compiled program. ``constant``: a policy without leaves to pass in. ``devices``: how many."""
 
     env: Env
     steps: int
@@ -157,6 +167,7 @@ class _Plan:
     record: tuple[str, ...]
     bound: bool
     constant: Hashable
+    devices: int = 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -181,6 +192,7 @@ def _prepare(
     record: Sequence[str],
     bound: bool,
     chunk: int,
+    devices: int | None = None,
 ) -> tuple[_Plan, dict[str, jax.Array]]:
     """Checks everything that can be checked before anything runs."""
     if isinstance(env, AutoReset):
@@ -196,7 +208,9 @@ def _prepare(
     checked = {name: _case(env, params, name, values, len(keys)) for name, values in (cases or {}).items()}
     space = env.action_space(params)
     dtype = None if space.dtype is None else np.dtype(space.dtype).name
-    return _Plan(env, env.max_steps(params), space.shape, dtype, tuple(record), bound, _constant(policy)), checked
+    spread = check_devices(devices) if policy.jittable else 1
+    plan = _Plan(env, env.max_steps(params), space.shape, dtype, tuple(record), bound, _constant(policy), spread)
+    return plan, checked
 
 
 def _case(env: Env, params: Any, name: str, values: Any, count: int) -> jax.Array:
@@ -245,25 +259,6 @@ def _leaves(policy: Policy) -> Any:
         return jnp.asarray(leaf, jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype))
 
     return jax.tree_util.tree_map_with_path(array, policy)
-
-
-def _in_chunks(
-    run: Callable[[np.ndarray], Any], count: int, chunk: int, label: str, pad: bool = True
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Calls ``run`` on indices of episodes, ``chunk`` at a time (the last padded) or all if fewer; joins what comes."""
-    size = min(count, chunk)
-    parts: list[list[dict[str, np.ndarray]]] = []
-    with tqdm(total=count, desc=label, unit="episode", delay=2.0, disable=None, leave=False) as bar:
-        for start in range(0, count, size):
-            kept = min(size, count - start)
-            at = np.minimum(np.arange(start, start + (size if pad else kept)), count - 1)
-            metrics, series, alive = run(at)
-            if np.any(np.asarray(alive)):
-                raise RuntimeError("an episode did not end within env.max_steps(params); its result would be partial")
-            parts.append([{name: np.asarray(x)[:kept] for name, x in part.items()} for part in (metrics, series)])
-            bar.update(kept)
-    metrics, series = ({name: np.concatenate([p[i][name] for p in parts]) for name in parts[0][i]} for i in (0, 1))
-    return metrics, series
 
 
 def _with(params: Any, case: dict[str, jax.Array]) -> Any:
@@ -348,12 +343,12 @@ def _run(
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array], jax.Array]:
     """Plays ``[C]`` episodes, of one policy or (``stacked``) each of its own; ``params`` are never batched."""
 
-    def one(policy: Any, key: jax.Array, case: dict[str, jax.Array]) -> Any:
+    def one(params: Any, policy: Any, key: jax.Array, case: dict[str, jax.Array]) -> Any:
         if plan.constant is not None:
             policy = plan.constant.policy if isinstance(plan.constant, _Held) else plan.constant
         return _episode(plan, params, policy, key, case)
 
-    return jax.vmap(one, in_axes=(0 if stacked else None, 0, 0))(policy, keys, cases)
+    return over_cases(one, stacked, plan.devices)(params, policy, keys, cases)
 
 
 _begin_all = jax.jit(jax.vmap(_begin, in_axes=(None, None, 0, 0)), static_argnums=0)
@@ -386,3 +381,16 @@ def _run_in_python(
     series, infos = jax.tree.map(lambda *ticks: np.stack(ticks, axis=1), *kept)
     metrics = _finish_all(plan, params, cases, running, infos)
     return metrics, series, np.asarray(running.alive)
+
+
+def _run_whole(
+    plan: _Plan, params: Any, policy: Any, keys: jax.Array, cases: dict[str, jax.Array]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
+    """`_run` for a policy that plays whole episodes itself."""
+    if plan.record:
+        raise ValueError(f"record={plan.record} keeps no series of {policy.name}, which plays whole episodes")
+    each = [
+        policy.run_episode(plan.env, _with(params, {name: x[i] for name, x in cases.items()}), key)
+        for i, key in enumerate(keys)
+    ]
+    return {name: np.asarray([m[name] for m in each], np.float32) for name in each[0]}, {}, np.zeros(len(keys), bool)

@@ -36,6 +36,7 @@ class Terms:
         error_bias: Bias of predictions, in logs.
         error_noise: Standard deviation of the log prediction error.
         error_slope: Slope of log prediction on log truth; 1 is calibrated.
+        void_at_reserve: Bool: a slot whose price would be the reserve itself stays empty (a quirk of AuctionNet's).
     """
 
     reserve: jax.Array
@@ -46,6 +47,7 @@ class Terms:
     error_bias: jax.Array
     error_noise: jax.Array
     error_slope: jax.Array
+    void_at_reserve: jax.Array | bool = False
 
 
 class Bidders(NamedTuple):
@@ -72,24 +74,28 @@ class Visit(NamedTuple):
         block: Int32 scalar, their block.
         weight: ``[M]`` real impressions that each stands for.
         basket: Whether baskets of different worth count (objectives in currency).
+        number: ``[M]`` number of each impression, by which ties are broken; None: its place in the bank.
     """
 
     bank: Bank
     block: jax.Array
     weight: jax.Array
     basket: bool
+    number: jax.Array | None = None
 
 
 class Cleared(NamedTuple):
     """An auction's outcome for every impression.
 
     Attributes:
-        ranking: Scores and winners.
+        ranking: Scores and who ranks where.
+        winner: ``[K, M]`` int32 who holds each slot, -1 where it stays empty.
         price: ``[K, M]`` currency units per billable unit.
         response: Events of the ads shown.
     """
 
     ranking: Ranking
+    winner: jax.Array
     price: jax.Array
     response: Response
 
@@ -148,7 +154,12 @@ def billable(rules: AuctionRules, pctr: jax.Array, pvalue: jax.Array) -> jax.Arr
 
 
 def run_tick(
-    rules: AuctionRules, visit: Visit, bidders: Bidders, terms: Terms, draws: ResponseDraws | None
+    rules: AuctionRules,
+    visit: Visit,
+    bidders: Bidders,
+    terms: Terms,
+    draws: ResponseDraws | None,
+    bids: jax.Array | None = None,
 ) -> TickResult:
     """Runs one tick for every advertiser at once.
 
@@ -158,6 +169,7 @@ def run_tick(
         bidders: Bids per unit of value, and money left.
         terms: The platform's numbers.
         draws: Luck of the response, or None for expectations.
+        bids: ``[N, M]`` bids on single impressions, currency units per billable unit; NaN leaves a bid to ``bidders``.
     """
     impressions = visit.weight.shape[0]
     pctr, pvalue = predictions(visit, bidders.factor, terms)
@@ -165,13 +177,15 @@ def run_tick(
     bid = bidders.scale[:, None] * (pvalue / units if rules.charge != "impression" else pvalue)
     if visit.basket:
         bid = bid * visit.bank.worth[visit.block][None, :]
+    if bids is not None:
+        bid = jnp.where(jnp.isnan(bids), bid, jnp.maximum(bids, 0.0))
     boost = (units if rules.charge != "impression" else pctr) ** terms.kappa if rules.quality_ranking else None
     score = bid if boost is None else bid * boost
     outside = terms.outside_price * visit.bank.outside[visit.block]
     if not _price_is_score(rules):
         score = jnp.where(bid * units >= outside[None, :], score, 0.0)
     reserve = _reserve(rules, terms, outside)
-    number = visit.block * impressions + jnp.arange(impressions)
+    number = visit.block * impressions + jnp.arange(impressions) if visit.number is None else visit.number
     offered = _Offered(
         score=eligible(jnp.where(visit.weight > 0.0, score, 0.0), reserve),
         priority=tie_priority(number, bidders.scale.shape[0]),
@@ -229,7 +243,9 @@ def _clear(rules: AuctionRules, offered: _Offered, leaves_at: jax.Array) -> tupl
     ranking = rank(taking_part, offered.priority, rules.slots)
     exposed = exposure_probability(terms.exposure, terms.cascade)
     price = payment_score(rules, ranking.score, exposed, offered.reserve)
-    held = jnp.maximum(ranking.winner, 0), order[None, :]
+    void = terms.void_at_reserve & (price <= offered.reserve)
+    winner = jnp.where(void, -1, ranking.winner)
+    held = jnp.maximum(winner, 0), order[None, :]
     if offered.boost is not None:
         price = price / offered.boost[held]
     if offered.units is not None:
@@ -237,10 +253,8 @@ def _clear(rules: AuctionRules, offered: _Offered, leaves_at: jax.Array) -> tupl
     factor = offered.factor[held[0]]
     pctr = offered.true_pctr[offered.block, *held] * factor
     pvalue = offered.true_pvalue[offered.block, *held] * factor
-    response = respond(
-        ranking.winner, pctr, pvalue / pctr, offered.weight, terms.exposure, terms.cascade, offered.draws
-    )
-    return Cleared(ranking, price, response), ranking.winner, price * getattr(response, _EVENT[rules.charge])
+    response = respond(winner, pctr, pvalue / pctr, offered.weight, terms.exposure, terms.cascade, offered.draws)
+    return Cleared(ranking, winner, price, response), winner, price * getattr(response, _EVENT[rules.charge])
 
 
 _EVENT = {"impression": "exposure", "click": "click", "conversion": "conversion"}
@@ -250,7 +264,7 @@ def _account(settlement: Settlement, visit: Visit, worth: jax.Array) -> TickResu
     """Sums a settled tick by advertiser."""
     cleared: Cleared = settlement.outcome
     advertisers = worth.shape[0]
-    winner, response = cleared.ranking.winner, cleared.response
+    winner, response = cleared.winner, cleared.response
     conversion = book(winner, response.conversion, advertisers)
     value = conversion * worth
     if visit.basket:
@@ -314,7 +328,8 @@ def opportunities(
         paid = least
     floor = outside / predicted_units  # per billable unit, as `run_tick` has it
     per_exposure = jnp.maximum(paid / boost, floor) * units
-    share = exposed[:, None] * visit.weight
+    void = terms.void_at_reserve & (paid <= reserve)
+    share = jnp.where(void, 0.0, exposed[:, None] * visit.weight)
     worth = bidders.worth[seat] * (visit.bank.worth[visit.block] if visit.basket else 1.0)
     basket = visit.bank.worth[visit.block] if visit.basket else 1.0
     unit_score = predicted * basket / predicted_units * boost

@@ -231,3 +231,9 @@ def _sums_to_one(name: str, values: Sequence[float]) -> None:
 
 def _ends(values: Sequence[float]) -> str:
     return f"{values[0]!r} to {values[-1]!r}" if values else "nothing"
+
+
+def auctionnet_facts() -> dict[str, Any]:
+    """AuctionNet's published numbers: ``daily`` (48 shares), ``cpa`` and ``budget`` (48 advertisers, currency units)."""
+    text = importlib.resources.files(__name__).joinpath("auctionnet.json").read_text(encoding="utf-8")
+    return cast(dict[str, Any], json.loads(text))

@@ -1,0 +1,141 @@
+"""Speed like for like with AuctionNet: whole days of the preset ``auctionnet`` beside a yardstick in NumPy, in one run."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+import polars as pl
+from rich.table import Table
+
+from adarena.envs import PRESETS, make
+from adarena.experiments.bench_market import ENV_ID, alternate, mark, yardstick_tick
+
+if TYPE_CHECKING:
+    from adarena.experiments.bench import BenchConfig
+
+YARDSTICK = "numpy yardstick"
+
+BARS = {"bank": 0.104, "fresh": 0.217}
+"""Most of the yardstick's time that a day may take: an episode of AuctionNet costs 26 of the yardstick's (measured, one core:
+20,000 auctions a second), so these are 250 and 120 times AuctionNet's auctions a second."""
+
+_TICKS, _IMPRESSIONS = 48, 10_416
+_QUICK = {"advertisers": 4, "impressions": 16, "tick_blocks": 2, "blocks": 2, "ticks": 4, "daily_impressions": 100.0}
+
+
+def measure_auctionnet(config: BenchConfig) -> pl.DataFrame:
+    """Days of about 500,000 impressions and 48 bidders, every one of which bids, wins, pays in order and is observed.
+
+    The yardstick's day: 48 ticks of 10,416 impressions in plain NumPy, one thread: draw, sort twice, price, expose.
+
+    Returns:
+        Also ``contender`` (``"numpy yardstick"``, ``"bank"``: values visited in a bank, ``"fresh"``: drawn anew),
+        ``auctions_per_second``, and ``ratio``: seconds a day over the yardstick's of the same repeat; less is better.
+    """
+    days: list[tuple[str, Callable[[], Any], int, int, float]] = [_yardstick(config)]
+    days += [_day(config, name) for name in BARS]
+    rows: list[dict[str, Any]] = []
+    seconds: dict[int, float] = {}
+    for repeat, (name, call, steps, impressions, warmup) in alternate(config, days, "auctionnet"):
+        start, calls = mark(0), 0
+        while calls < 2 or time.perf_counter() - start.wall < config.seconds:
+            call()
+            calls += 1
+        columns = mark(calls * steps).since(start).columns()
+        each = columns["wall_seconds"] / calls
+        if name == YARDSTICK:
+            seconds[repeat] = each
+        rate = {"auctions_per_second": impressions / each, "ratio": each / seconds[repeat]}
+        rows.append({"contender": name, "repeat": repeat} | columns | rate | {"warmup_seconds": warmup})
+    return pl.DataFrame(rows)
+
+
+def _yardstick(config: BenchConfig) -> tuple[str, Callable[[], Any], int, int, float]:
+    rng = np.random.default_rng(0)
+    ticks, size = (4, (16, 4, 2)) if config.quick else (_TICKS, (_IMPRESSIONS, 48, 3))
+
+    def call() -> None:
+        for _ in range(ticks):
+            yardstick_tick(rng, *size)
+
+    return YARDSTICK, call, ticks, ticks * size[0], 0.0
+
+
+def _day(config: BenchConfig, name: str) -> tuple[str, Callable[[], Any], int, int, float]:
+    env: Any
+    preset: dict[str, Any] = {
+        **PRESETS["auctionnet"],
+        "fresh_draws": name == "fresh",
+        **(_QUICK if config.quick else {}),
+    }
+    env, params = make(ENV_ID, **preset)
+
+    @jax.jit
+    def day(key: jax.Array, params: Any) -> tuple[jax.Array, jax.Array]:
+        obs, state = env.reset(key, params)
+        actions = jax.random.uniform(jax.random.fold_in(key, 99), (env.ticks, 1), minval=-0.3, maxval=0.3)
+
+        def tick(carry: tuple[Any, jax.Array], action: jax.Array) -> tuple[tuple[Any, jax.Array], jax.Array]:
+            result = env.step(key, carry[0], action, params)
+            # The sum keeps the compiler from leaving out the observation, which a learner would need.
+            return (result.state, carry[1] + result.obs), result.reward
+
+        (state, total), rewards = jax.lax.scan(tick, (state, obs), actions)
+        return rewards.sum(), total.sum()
+
+    started = time.perf_counter()
+    keys = jax.random.split(jax.random.key(0), 8)
+    turn = iter(range(2**62))
+    call = functools.partial(lambda: jax.block_until_ready(day(keys[next(turn) % len(keys)], params)))
+    call()
+    return name, call, env.ticks, round(float(params.daily_impressions)), time.perf_counter() - started
+
+
+def auctionnet_tables(frame: pl.DataFrame, config: BenchConfig) -> list[Table]:
+    """The table of `measure_auctionnet`."""
+    table = Table(
+        title="A day of AuctionNet's market (500,000 auctions of 48 bidders): median (least-most) over the repeats",
+        caption="Ratio: seconds a day over the yardstick's in the same repeat; an episode of AuctionNet is 26 yardsticks.",
+        caption_justify="left",
+    )
+    columns = ("seconds a day", "auctions/s", "ratio", "at most", "times AuctionNet", "cores", "compile s")
+    for place, title in enumerate(("contender", *columns)):
+        table.add_column(title, justify="right" if place else "left")
+    for (name,), rows in frame.group_by("contender", maintain_order=True):
+        ratio = rows["ratio"].to_numpy()
+        low, middle, high = np.quantile(ratio, (0.0, 0.5, 1.0))
+        per_day = rows["wall_seconds"] * (_TICKS if not config.quick else 4) / rows["steps"]
+        bar = BARS.get(str(name))
+        table.add_row(
+            str(name),
+            f"{per_day.median():.3f}",
+            f"{rows['auctions_per_second'].median():,.0f}",
+            f"{middle:.3f} ({low:.3f}-{high:.3f})",
+            f"{bar}" if bar else "",
+            f"{26.0 / middle:.0f}",
+            f"{rows['cpu_seconds'].sum() / rows['wall_seconds'].sum():.2f}",
+            f"{rows['warmup_seconds'].max():.1f}",
+        )
+    return [table]
+
+
+def startup_tables(frame: pl.DataFrame, config: BenchConfig) -> list[Table]:
+    """The table of `adarena.experiments.bench_startup.measure_startup`."""
+    table = Table(
+        title="First use, each in a fresh process: median (least-most) over the repeats",
+        caption="To the end of the import; to the end of the first step, compiling included, by JAX's persistent cache.",
+        caption_justify="left",
+    )
+    for place, title in enumerate(("stage", "seconds", "import", "make", "reset", "step")):
+        table.add_column(title, justify="right" if place else "left")
+    for (stage,), rows in frame.group_by("stage", maintain_order=True):
+        wall = rows["wall_seconds"]
+        parts = [rows[f"{part}_seconds"].median() for part in ("import", "make", "reset", "step")]
+        shown = ["" if part is None else f"{part:.2f}" for part in parts]
+        table.add_row(str(stage), f"{wall.median():.2f} ({wall.min():.2f}-{wall.max():.2f})", *shown)
+    return [table]
