@@ -134,7 +134,7 @@ def run_bench(config: BenchConfig) -> dict[str, pl.DataFrame]:
     Returns:
         The measurements of each part, one row a contender (or size) and repeat. All have ``repeat``, ``steps``
         (environment steps; one steps one market by one tick), ``wall_seconds``, ``cpu_seconds``, ``steps_per_second``
-        and ``warmup_seconds`` (building and compiling, not in the others).
+        and ``warmup_seconds`` (building and compiling, not in the others); ``"startup"`` makes one step and counts none.
 
     Raises:
         ImportError: The training part is asked for and Stable-Baselines3 is not installed.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -91,7 +90,10 @@ def _day(config: BenchConfig, name: str) -> tuple[str, Callable[[], Any], int, i
     started = time.perf_counter()
     keys = jax.random.split(jax.random.key(0), 8)
     turn = iter(range(2**62))
-    call = functools.partial(lambda: jax.block_until_ready(day(keys[next(turn) % len(keys)], params)))
+
+    def call() -> None:
+        jax.block_until_ready(day(keys[next(turn) % len(keys)], params))
+
     call()
     return name, call, env.ticks, round(float(params.daily_impressions)), time.perf_counter() - started
 
@@ -109,17 +111,18 @@ def auctionnet_tables(frame: pl.DataFrame, config: BenchConfig) -> list[Table]:
     for (name,), rows in frame.group_by("contender", maintain_order=True):
         ratio = rows["ratio"].to_numpy()
         low, middle, high = np.quantile(ratio, (0.0, 0.5, 1.0))
-        per_day = rows["wall_seconds"] * (_TICKS if not config.quick else 4) / rows["steps"]
+        wall, cpu = rows["wall_seconds"].to_numpy(), rows["cpu_seconds"].to_numpy()
+        per_day = wall * (4 if config.quick else _TICKS) / rows["steps"].to_numpy()
         bar = BARS.get(str(name))
         table.add_row(
             str(name),
-            f"{per_day.median():.3f}",
-            f"{rows['auctions_per_second'].median():,.0f}",
+            f"{np.median(per_day):.3f}",
+            f"{np.median(rows['auctions_per_second'].to_numpy()):,.0f}",
             f"{middle:.3f} ({low:.3f}-{high:.3f})",
             f"{bar}" if bar else "",
             f"{26.0 / middle:.0f}",
-            f"{rows['cpu_seconds'].sum() / rows['wall_seconds'].sum():.2f}",
-            f"{rows['warmup_seconds'].max():.1f}",
+            f"{cpu.sum() / wall.sum():.2f}",
+            f"{rows['warmup_seconds'].to_numpy().max():.1f}",
         )
     return [table]
 
@@ -134,8 +137,8 @@ def startup_tables(frame: pl.DataFrame, config: BenchConfig) -> list[Table]:
     for place, title in enumerate(("stage", "seconds", "import", "make", "reset", "step")):
         table.add_column(title, justify="right" if place else "left")
     for (stage,), rows in frame.group_by("stage", maintain_order=True):
-        wall = rows["wall_seconds"]
-        parts = [rows[f"{part}_seconds"].median() for part in ("import", "make", "reset", "step")]
-        shown = ["" if part is None else f"{part:.2f}" for part in parts]
-        table.add_row(str(stage), f"{wall.median():.2f} ({wall.min():.2f}-{wall.max():.2f})", *shown)
+        low, middle, high = np.quantile(rows["wall_seconds"].to_numpy(), (0.0, 0.5, 1.0))
+        parts = [rows[f"{part}_seconds"].cast(pl.Float64).to_numpy() for part in ("import", "make", "reset", "step")]
+        shown = ["" if np.isnan(part).any() else f"{np.median(part):.2f}" for part in parts]
+        table.add_row(str(stage), f"{middle:.2f} ({low:.2f}-{high:.2f})", *shown)
     return [table]

@@ -1,9 +1,8 @@
 """The auction: ranks bids, fills slots, sets prices. Pure array functions over one tick.
 
 Arrays are advertiser-major, ``[N, M]`` (advertisers x impressions of the tick), because every pass then runs along the
-contiguous axis; a tick of many markets is ``jax.vmap`` over a leading axis. The top ``K + 1`` scores are found by
-insertion into a short list, written out in plain comparisons, which XLA vectorises on CPU as it does no ``top_k`` or
-``argmax``.
+contiguous axis; a tick of many markets is ``jax.vmap`` over a leading axis. The top ``K + 1`` scores are found by masked
+``max`` passes, which XLA vectorises on CPU, where ``lax.top_k`` and ``argmax`` do not.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 MECHANISMS = ("first_price", "second_price", "gsp", "vcg")
 CHARGES = ("impression", "click", "conversion")
 MAX_SLOTS = 64
-"""Each slot is a place of its own in the list of the best bids, written out in the program."""
+"""Each slot is a pass of its own over the bids, written out in the program."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +85,6 @@ def tie_priority(impression_id: jax.Array, advertisers: int) -> jax.Array:
 def rank(score: jax.Array, priority: jax.Array, slots: int) -> Ranking:
     """Finds the ``slots + 1`` best scores of every impression and who holds the first ``slots`` of them.
 
-    One pass over the advertisers, each of which is inserted into the falling list of the best so far, for all
-    impressions at once: the list stays in registers while advertisers written out one after another pass by, a bundle of
-    them at a time. Several times as fast as a masked ``max`` for each place, and in other leagues than ``lax.top_k``.
-
     Args:
         score: ``[N, M]`` float32; an advertiser with a score of 0 or less takes no part.
         priority: ``[N, M]`` int32 from `tie_priority`.
@@ -97,42 +92,20 @@ def rank(score: jax.Array, priority: jax.Array, slots: int) -> Ranking:
     """
     advertisers, impressions = score.shape
     low = (1 << max(1, (advertisers - 1).bit_length())) - 1
-    bundle = max(1, min(advertisers, _WRITTEN_OUT // (slots + 1)))
-    nobody = jnp.zeros(impressions, score.dtype), jnp.full(impressions, -1, priority.dtype)
-    best = (nobody[:1] * (slots + 1), nobody[1:] * slots)
-
-    def insert(number: int, best: _Best, rows: jax.Array, order: jax.Array) -> _Best:
-        for row in range(number):
-            best = _insert(best, rows[row], order[row])
-        return best
-
-    def many(turn: jax.Array, best: _Best) -> _Best:
-        rows, order = (jax.lax.dynamic_slice_in_dim(x, turn * bundle, bundle) for x in (score, priority))
-        return insert(bundle, best, rows, order)
-
-    turns, rest = divmod(advertisers, bundle)
-    best = many(jnp.int32(0), best) if turns == 1 else jax.lax.fori_loop(0, turns, many, best)
-    if rest:
-        best = insert(rest, best, score[-rest:], priority[-rest:])
-    top, first = best
-    winner = [jnp.where(top[k] > 0.0, first[k] & low, -1) for k in range(slots)]
-    return Ranking(jnp.stack(top), jnp.stack(winner))
-
-
-_Best = tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]  # K + 1 falling scores and K priorities, [M] each
-
-_WRITTEN_OUT = 64  # insertions (advertisers x places) written out in the program; more are looped over
-
-
-def _insert(best: _Best, score: jax.Array, priority: jax.Array) -> _Best:
-    """The list with one more advertiser in its place; equal scores stand in the order of falling priority."""
-    scores, priorities = [], []
-    for held, order in zip(best[0], best[1], strict=False):
-        better = (score > held) | ((score == held) & (priority > order))
-        scores.append(jnp.where(better, score, held))
-        priorities.append(jnp.where(better, priority, order))
-        score, priority = jnp.where(better, held, score), jnp.where(better, order, priority)
-    return (*scores, jnp.maximum(best[0][-1], score)), tuple(priorities)
+    last_score = jnp.full(impressions, jnp.inf, score.dtype)
+    last_priority = jnp.zeros(impressions, priority.dtype)
+    best, winner = [], []
+    for k in range(slots + 1):
+        # Everybody ranked below the last winner; no masked copy of the scores is ever written.
+        below = (score < last_score) | ((score == last_score) & (priority < last_priority))
+        top = jnp.where(below, score, 0.0).max(axis=0)
+        best.append(top)
+        if k == slots:
+            break
+        first = jnp.where(below & (score == top), priority, -1).max(axis=0)
+        winner.append(jnp.where(top > 0.0, first & low, -1))
+        last_score, last_priority = top, first
+    return Ranking(jnp.stack(best), jnp.stack(winner))
 
 
 def payment_score(rules: AuctionRules, score: jax.Array, exposure: jax.Array, reserve: jax.Array) -> jax.Array:
