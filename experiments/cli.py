@@ -22,6 +22,7 @@ _USAGE = """adarena: a research gym for ad auctions
   adarena calibrate PATH [options]                           fit a market to iPinYou logs
   adarena envs                                               registered environments
   adarena figures [options]                                  redraw figures from results
+  adarena verify [options]                                   compare the market with auction theory
   adarena bench [options]                                    measure speed
 
 Each takes --help."""
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "calibrate": _calibrate,
         "envs": _envs,
         "figures": _figures,
+        "verify": _verify,
         "bench": _bench,
     }
     try:
@@ -114,6 +116,14 @@ def _calibrate(words: list[str]) -> None:
     from adarena.experiments import calibrate
 
     calibrate.run_calibrate(tyro.cli(calibrate.CalibrateConfig, args=words, prog="adarena calibrate"))
+
+
+def _verify(words: list[str]) -> None:
+    from adarena.experiments import verify
+
+    table = verify.run_verify(tyro.cli(verify.VerifyConfig, args=words, prog="adarena verify"))
+    if not table["holds"].all():
+        raise SystemExit(1)
 
 
 def _bench(words: list[str]) -> None:

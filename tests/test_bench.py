@@ -87,7 +87,7 @@ def test_the_yardstick_pays_what_slots_cost() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parts": ()}, "parts must name at least one of training, environment, throughput"),
+        ({"parts": ()}, "parts must name at least one of training, auctionnet, environment, throughput, startup"),
         ({"parts": ("trainnig",)}, "parts must name .* got \\('trainnig',\\)"),
         ({"seconds": 0.0}, r"seconds must lie in \(0, 3600\], got 0.0"),
         ({"seconds": float("nan")}, "seconds must lie in"),
