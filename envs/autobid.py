@@ -21,7 +21,7 @@ from adarena.envs.market.auction import AuctionRules
 from adarena.envs.market.hindsight import hindsight
 from adarena.envs.market.ledger import Accounts, open_accounts, score
 from adarena.envs.market.response import RESPONSES
-from adarena.envs.market.tick import Bidders
+from adarena.envs.market.tick import Bidders, TickResult
 from adarena.envs.observation import (
     History,
     Outlook,
@@ -235,7 +235,7 @@ class AutoBid(Env):
             summary, record = tick_of.clear_tick(self, state, bidders, unit, params)
         else:
             summary, record, outcome = tick_of.clear_bids(self, state, bidders, unit, bids, params)
-        accounts, pending = self._book(state, summary, params)
+        accounts, pending = self._book(state, summary.totals, params)
         last = state.tick + 1 >= self.ticks
         new_score = self._score(accounts, state, last)
         reward = (new_score - state.score) / state.day_scale
@@ -245,13 +245,13 @@ class AutoBid(Env):
             tick=state.tick + 1,
             control=control,
             accounts=accounts,
-            last_spend=summary.spend,
-            exhausted=state.exhausted | summary.short,
+            last_spend=summary.totals.spend,
+            exhausted=state.exhausted | summary.totals.short,
             pending=pending,
             history=history,
             score=new_score,
         )
-        info = shown.tick_info(state, summary, log_multiplier)
+        info = shown.tick_info(state, summary.totals, log_multiplier)
         if self.record:
             info |= {"opportunity_cost": record[0], "opportunity_value": record[1]}
         return StepResult(self._observe(state, params), state, reward, last, jnp.bool_(False), info), outcome
@@ -330,9 +330,7 @@ class AutoBid(Env):
             cost_over_target=jnp.where(known, over, 1.0),
         )
 
-    def _book(
-        self, state: State, result: tick_of.TickSummary, params: setup.Params
-    ) -> tuple[Accounts, jax.Array | None]:
+    def _book(self, state: State, result: TickResult, params: setup.Params) -> tuple[Accounts, jax.Array | None]:
         old = state.accounts
         reported, pending = result.value, None
         if self.delay:
@@ -362,9 +360,9 @@ class AutoBid(Env):
         i = state.seat.index
         seen = History(
             offered=summary.offered / params.winnable,
-            exposure=summary.exposure[i],
-            cost=summary.spend[i],
-            value=summary.value[i],
+            exposure=summary.totals.exposure[i],
+            cost=summary.totals.spend[i],
+            value=summary.totals.value[i],
             potential=summary.potential / params.winnable,
             least_price=summary.least_price / params.winnable,
             log_multiplier=log_multiplier,

@@ -26,6 +26,7 @@ LOG_PARTS = ("all", "train", "test")
 """Parts of a log: ``"test"`` is the last third of its days (of its rows, dealt at random, where it has one day only)."""
 
 _SPANS = tuple((f"{name}_low", f"{name}_high") for name in ("budget_scale", "target_scale", "day_scale"))
+_NOT_AUCTIONNET = ("traffic_noise", "drift_pattern", "drift_noise", "drift_persistence", "outside_price")
 _LARGEST_BANK = 1 << 30
 _POSITIVE, _SHARE, _NOT_NEGATIVE, _ANY = (1e-12, math.inf), (0.0, 1.0), (0.0, math.inf), (-math.inf, math.inf)
 _RANGES: dict[str, tuple[float, float]] = {
@@ -124,6 +125,9 @@ def validate_changes(env: AutoBid, changes: dict[str, Any]) -> dict[str, Any]:
     """
     shapes = dict.fromkeys(("base_budget", "base_target", "base_worth", "category"), (env.advertisers,))
     shapes |= {"exposure": (env.slots,), "rival_mix": (len(KINDS),), "delay_distribution": (env.ticks,)}
+    unused = sorted(set(_NOT_AUCTIONNET) & set(changes)) if env.traffic == "auctionnet" else []
+    if unused:
+        raise ValueError(f"{unused[0]} has no meaning where traffic is 'auctionnet', got {changes[unused[0]]!r}")
     for low, high in _SPANS:
         if {low, high} <= set(changes) and changes[low] > changes[high]:
             raise ValueError(f"{low} must be at most {high}, got {changes[low]!r} and {changes[high]!r}")
@@ -136,6 +140,11 @@ def _checked(env: AutoBid, name: str, value: Any, shape: tuple[int, ...]) -> Any
         wanted = Terms if name == "terms" else NormalBank if normal else Bank
         if not isinstance(value, wanted):
             raise ValueError(f"{name} must be a {wanted.__module__}.{wanted.__name__}, got {value!r}")
+        if isinstance(value, NormalBank):
+            stored = value.scale.shape if value.normals is None else value.normals.shape[1:]
+            wanted_sizes = (env.advertisers,) if env.fresh_draws else (env.advertisers, env.impressions)
+            if stored != wanted_sizes:
+                raise ValueError(f"bank must hold normals of shape (blocks, *{wanted_sizes}), got (blocks, *{stored})")
         if isinstance(value, Bank) and value.pctr.shape[1:] != (env.advertisers, env.impressions):
             wanted_shape = ("blocks", env.advertisers, env.impressions)
             raise ValueError(f"bank must hold arrays of shape {wanted_shape}, got pctr of shape {value.pctr.shape}")

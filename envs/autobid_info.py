@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from adarena.envs.market.auction import AuctionRules
-from adarena.envs.market.tick import Opportunity, Visit
+from adarena.envs.market.tick import Opportunity, TickResult, Visit
 
 if TYPE_CHECKING:
     from adarena.envs.autobid_state import State
-    from adarena.envs.autobid_tick import TickSummary
 
 
 def landscape(
@@ -45,7 +44,7 @@ def least_winning_price(offer: Opportunity, here: Visit) -> jax.Array:
     return (offer.least_score[-1] * here.weight).sum()
 
 
-def tick_info(state: State, result: TickSummary, log_multiplier: jax.Array) -> dict[str, jax.Array]:
+def tick_info(state: State, result: TickResult, log_multiplier: jax.Array) -> dict[str, jax.Array]:
     """``info`` of a tick: money, value and exposure by advertiser ``[N]``, and the seat's own numbers."""
     i = state.seat.index
     sold = jnp.maximum(result.exposure.sum(), 1e-9)

@@ -27,16 +27,10 @@ if TYPE_CHECKING:
 
 
 class TickSummary(NamedTuple):
-    """What a tick leaves behind; real events, weights included.
+    """What a tick leaves behind; real events, weights included. Scalars unless said.
 
     Attributes:
-        spend: ``[N]`` currency units.
-        exposure: ``[N]`` exposed ads.
-        click: ``[N]`` clicks.
-        conversion: ``[N]`` conversions.
-        value: ``[N]`` conversions, or their worth.
-        short: ``[N]`` bool: met a charge that it could not pay.
-        clearings: Int32, how often a block was cleared.
+        totals: Sums by advertiser, ``[N]``, without outcomes of single impressions.
         offered: Impressions.
         potential: Predicted value of all of them to the seat, one exposure each.
         least_price: Sum over impressions of the least winning price, currency units.
@@ -44,13 +38,7 @@ class TickSummary(NamedTuple):
         landscape_cost: ``[J]`` currency units that it would have paid.
     """
 
-    spend: jax.Array
-    exposure: jax.Array
-    click: jax.Array
-    conversion: jax.Array
-    value: jax.Array
-    short: jax.Array
-    clearings: jax.Array
+    totals: TickResult
     offered: jax.Array
     potential: jax.Array
     least_price: jax.Array
@@ -170,7 +158,8 @@ def clear_tick(
 
     def next_block(part: jax.Array, carry: tuple[TickSummary, Record]) -> tuple[TickSummary, Record]:
         total, record = carry
-        left = jnp.where(total.short, 0.0, jnp.maximum(bidders.remaining - total.spend, 0.0))
+        done = total.totals
+        left = jnp.where(done.short, 0.0, jnp.maximum(bidders.remaining - done.spend, 0.0))
         bring = bidders._replace(remaining=left)
         here = block(env, state, params, part)
         result = run_tick(env.rules, here, bring, params.terms, luck(env, state, env.impressions, part))
@@ -191,25 +180,21 @@ def empty_summary(advertisers: int) -> TickSummary:
     """A tick in which nothing has happened yet."""
     each, zero = jnp.zeros(advertisers, jnp.float32), jnp.float32(0.0)
     grid = jnp.zeros(len(LANDSCAPE), jnp.float32)
-    return TickSummary(each, each, each, each, each, each > 0.0, jnp.int32(0), zero, zero, zero, grid, grid)
+    totals = TickResult(None, each, each, each, each, each, each > 0.0, jnp.int32(0))
+    return TickSummary(totals, zero, zero, zero, grid, grid)
 
 
 def summarise(
     env: AutoBid, state: State, here: Visit, bidders: Bidders, unit: jax.Array, result: TickResult, params: Params
 ) -> tuple[TickSummary, Record]:
     """Sums of a cleared block."""
-    seat = state.seat.index
-    offer = opportunities(env.rules, here, seat, bidders, params.terms, result.cleared.ranking)
+    seat, cleared = state.seat.index, result.cleared
+    assert cleared is not None
+    offer = opportunities(env.rules, here, seat, bidders, params.terms, cleared.ranking)
     landscape_value, landscape_cost = shown.landscape(env.rules, offer, unit, LANDSCAPE)
     value = predicted_value(env, state, here, params, bidders.worth)
     summary = TickSummary(
-        spend=result.spend,
-        exposure=result.exposure,
-        click=result.click,
-        conversion=result.conversion,
-        value=result.value,
-        short=result.short,
-        clearings=result.clearings,
+        totals=result._replace(cleared=None),
         offered=here.weight.sum(),
         potential=(value * here.weight).sum(),
         least_price=shown.least_winning_price(offer, here),
@@ -274,6 +259,7 @@ def clear_bids(
     _, pvalue = predictions(here, bidders.factor, params.terms)
     bid = jnp.where(jnp.isnan(bids), bidders.scale[:, None] * pvalue, jnp.maximum(bids, 0.0))
     cleared = result.cleared
+    assert cleared is not None
     reserve = jnp.maximum(params.terms.reserve, params.terms.outside_price * here.bank.outside[here.block])
     outcome = Outcome(
         bid=jnp.where((bidders.remaining > 0.0)[:, None] & (here.weight > 0.0), bid, 0.0),

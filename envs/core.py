@@ -21,6 +21,16 @@ import jax.numpy as jnp
 Key = jax.Array
 """A typed JAX key (``jax.random.key``), scalar."""
 
+# An episode's reset key is the case's key itself. Keys of steps and actions come from it by a constant that no
+# environment is likely to fold in for streams of its own (it would then meet its own draws again).
+_STREAMS = 0x5EED57E9
+
+
+def episode_keys(key: Key, steps: int) -> tuple[jax.Array, jax.Array]:
+    """``[T]`` keys of an episode's steps and ``[T]`` keys of its actions, by its reset key: the same wherever it is played."""
+    keys = jax.random.split(jax.random.fold_in(key, _STREAMS), (2, steps))
+    return keys[0], keys[1]
+
 
 class Entry(NamedTuple):
     """One entry of an observation vector, in the order in which it stands there.

@@ -47,7 +47,8 @@ class AuctionNetConfig:
     Attributes:
         policy: Repeatable. A rule's name; ``auctionnet:FILE.py:Class``, ``auctionnet:FILE.py`` or ``auctionnet:FOLDER``
             (strategies written for AuctionNet); ``torchscript:FILE`` (a policy saved by torch.jit); ``run:FOLDER`` (the
-            learner of ``adarena run autobid``). All rules if none is named.
+            learner of ``adarena run autobid``, trained in GSP if it was in that, else in the run's first mechanism). All
+            rules if none is named.
         protocol: ``"auctionnet"``, the only one yet.
         markets: Seeds of markets; 10 or more for the protocol.
         seats: Seats that take their turn, spread evenly; 48 for the protocol.
@@ -150,7 +151,7 @@ def _contenders(config: AuctionNetConfig, env: Any, preset: dict[str, Any]) -> l
 
             found.append((Path(path).stem, torchscript_policy(path, ticks=env.ticks), 0))
         elif kind == "run" and path:
-            found.append(_learner(path))
+            found.append(_learner(path, env))
         else:
             raise ValueError(
                 f"policy must be a rule ({', '.join(RULES)}), auctionnet:FILE.py:Class, torchscript:FILE or run:FOLDER, "
@@ -170,13 +171,21 @@ def _strategies(path: str) -> list[tuple[str, Any, int]]:
     return [(name, StrategyPolicy(cls, name), 0) for name, cls in load_strategies(path).items()]
 
 
-def _learner(path: str) -> tuple[str, Any, int]:
+def _learner(path: str, env: Any) -> tuple[str, Any, int]:
     from adarena.experiments.evaluate import experiment_of, trained_policy
     from adarena.experiments.store import RunFolder
 
     folder = RunFolder.open(Path(path))
     trained = experiment_of(folder)
-    policy = trained_policy(folder, trained, trained.markets_of()[0])
+    mechanisms = trained.markets_of()
+    mechanism = "gsp" if "gsp" in mechanisms else mechanisms[0]
+    seen = trained.make(mechanism, "train")[0].OBSERVATION
+    if seen != env.OBSERVATION:
+        raise ValueError(
+            f"policy run:{path} must have learned from the {len(env.OBSERVATION)} entries that the market shows, "
+            f"got a learner of {len(seen)}"
+        )
+    policy = trained_policy(folder, trained, mechanism)
     return f"ppo ({folder.path.name})", protocol.over_seeds(policy, len(trained.seeds)), len(trained.seeds)
 
 

@@ -19,13 +19,13 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import polars as pl
-from rich.console import Console
 from rich.table import Table
 
-from adarena.experiments.bench_auctionnet import auctionnet_tables, measure_auctionnet, startup_tables
+from adarena.experiments.bench_auctionnet import auctionnet_tables, measure_auctionnet
 from adarena.experiments.bench_market import base_sizes, measure_environment, measure_throughput
-from adarena.experiments.bench_startup import measure_startup
+from adarena.experiments.bench_startup import measure_startup, startup_tables
 from adarena.experiments.bench_training import measure_training
+from adarena.experiments.tables import console as console_of_width
 
 Part = Literal["training", "auctionnet", "environment", "throughput", "startup"]
 PARTS: tuple[Part, ...] = ("training", "auctionnet", "environment", "throughput", "startup")
@@ -150,7 +150,7 @@ def run_bench(config: BenchConfig) -> dict[str, pl.DataFrame]:
     out.mkdir(parents=True, exist_ok=True)
     about = _about(config)
     (out / "bench.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    console = Console()
+    console = console_of_width()
     console.print(
         f"adarena bench: {about['cores']} cores, JAX on {about['device']}, {config.seconds:g} s a measurement"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import polars as pl
 from rich.table import Table
 
 from adarena.envs import PRESETS, make
-from adarena.experiments.bench_market import ENV_ID, alternate, mark, yardstick_tick
+from adarena.experiments.bench_market import ENV_ID, alternate, measure_calls, play_at_random, yardstick_tick
 
 if TYPE_CHECKING:
     from adarena.experiments.bench import BenchConfig
@@ -41,12 +42,8 @@ def measure_auctionnet(config: BenchConfig) -> pl.DataFrame:
     rows: list[dict[str, Any]] = []
     seconds: dict[int, float] = {}
     for repeat, (name, call, steps, impressions, warmup) in alternate(config, days, "auctionnet"):
-        start, calls = mark(0), 0
-        while calls < 2 or time.perf_counter() - start.wall < config.seconds:
-            call()
-            calls += 1
-        columns = mark(calls * steps).since(start).columns()
-        each = columns["wall_seconds"] / calls
+        columns = measure_calls(call, steps, config.seconds).columns()
+        each = steps / columns["steps_per_second"]
         if name == YARDSTICK:
             seconds[repeat] = each
         rate = {"auctions_per_second": impressions / each, "ratio": each / seconds[repeat]}
@@ -74,19 +71,7 @@ def _day(config: BenchConfig, name: str) -> tuple[str, Callable[[], Any], int, i
     }
     env, params = make(ENV_ID, **preset)
 
-    @jax.jit
-    def day(key: jax.Array, params: Any) -> tuple[jax.Array, jax.Array]:
-        obs, state = env.reset(key, params)
-        actions = jax.random.uniform(jax.random.fold_in(key, 99), (env.ticks, 1), minval=-0.3, maxval=0.3)
-
-        def tick(carry: tuple[Any, jax.Array], action: jax.Array) -> tuple[tuple[Any, jax.Array], jax.Array]:
-            result = env.step(key, carry[0], action, params)
-            # The sum keeps the compiler from leaving out the observation, which a learner would need.
-            return (result.state, carry[1] + result.obs), result.reward
-
-        (state, total), rewards = jax.lax.scan(tick, (state, obs), actions)
-        return rewards.sum(), total.sum()
-
+    day = jax.jit(functools.partial(play_at_random, env))
     started = time.perf_counter()
     keys = jax.random.split(jax.random.key(0), 8)
     turn = iter(range(2**62))
@@ -124,21 +109,4 @@ def auctionnet_tables(frame: pl.DataFrame, config: BenchConfig) -> list[Table]:
             f"{cpu.sum() / wall.sum():.2f}",
             f"{rows['warmup_seconds'].to_numpy().max():.1f}",
         )
-    return [table]
-
-
-def startup_tables(frame: pl.DataFrame, config: BenchConfig) -> list[Table]:
-    """The table of `adarena.experiments.bench_startup.measure_startup`."""
-    table = Table(
-        title="First use, each in a fresh process: median (least-most) over the repeats",
-        caption="To the end of the import; to the end of the first step, compiling included, by JAX's persistent cache.",
-        caption_justify="left",
-    )
-    for place, title in enumerate(("stage", "seconds", "import", "make", "reset", "step")):
-        table.add_column(title, justify="right" if place else "left")
-    for (stage,), rows in frame.group_by("stage", maintain_order=True):
-        low, middle, high = np.quantile(rows["wall_seconds"].to_numpy(), (0.0, 0.5, 1.0))
-        parts = [rows[f"{part}_seconds"].cast(pl.Float64).to_numpy() for part in ("import", "make", "reset", "step")]
-        shown = ["" if np.isnan(part).any() else f"{np.median(part):.2f}" for part in parts]
-        table.add_row(str(stage), f"{middle:.2f} ({low:.2f}-{high:.2f})", *shown)
     return [table]

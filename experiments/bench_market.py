@@ -74,25 +74,26 @@ def alternate(config: BenchConfig, contenders: list[Any], label: str) -> Iterato
                 bar.update()
 
 
+def play_at_random(env: Env, key: jax.Array, params: Any) -> tuple[jax.Array, jax.Array]:
+    """A whole episode under random actions, reset included; rewards and observations, summed up."""
+    obs, state = env.reset(key, params)
+    shape = (env.max_steps(params), *(env.action_space(params).shape or ()))
+    actions = jax.random.uniform(jax.random.fold_in(key, 99), shape, minval=-1.0, maxval=1.0)
+
+    def tick(carry: tuple[Any, jax.Array], action: jax.Array) -> tuple[tuple[Any, jax.Array], jax.Array]:
+        state, total = carry
+        result = env.step(key, state, action, params)
+        # The sum keeps the compiler from leaving out the observation, which a learner would need.
+        return (result.state, total + result.obs), result.reward
+
+    (_, total), rewards = jax.lax.scan(tick, (state, obs), actions)
+    return rewards.sum(), total.sum()
+
+
 @functools.lru_cache(maxsize=64)
 def _program(env: Env) -> Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]:
-    """Whole episodes under random actions, reset included, for ``[B]`` keys: rewards and sum of observations."""
-
-    def episode(key: jax.Array, params: Any) -> tuple[jax.Array, jax.Array]:
-        obs, state = env.reset(key, params)
-        shape = (env.max_steps(params), *(env.action_space(params).shape or ()))
-        actions = jax.random.uniform(jax.random.fold_in(key, 99), shape, minval=-1.0, maxval=1.0)
-
-        def tick(carry: tuple[Any, jax.Array], action: jax.Array) -> tuple[tuple[Any, jax.Array], jax.Array]:
-            state, total = carry
-            result = env.step(key, state, action, params)
-            # The sum keeps the compiler from leaving out the observation, which a learner would need.
-            return (result.state, total + result.obs), result.reward
-
-        (_, total), rewards = jax.lax.scan(tick, (state, obs), actions)
-        return rewards.sum(), total.sum()
-
-    return jax.jit(jax.vmap(episode, in_axes=(0, None)))
+    """Episodes for ``[B]`` keys in one program."""
+    return jax.jit(jax.vmap(functools.partial(play_at_random, env), in_axes=(0, None)))
 
 
 def _scan(env: Env, params: Any, num_envs: int) -> tuple[Callable[[], Any], int]:
@@ -127,8 +128,8 @@ def yardstick_tick(rng: np.random.Generator, impressions: int, advertisers: int,
     return float((price * seen).sum()) if (place < slots).any() else 0.0
 
 
-def _measure(call: Callable[[], Any], steps: int, seconds: float) -> Span:
-    """Calls for ``seconds``, at least twice."""
+def measure_calls(call: Callable[[], Any], steps: int, seconds: float) -> Span:
+    """Calls for ``seconds``, at least twice; ``steps`` is what one call makes."""
     start, calls = mark(0), 0
     while calls < 2 or time.perf_counter() - start.wall < seconds:
         call()
@@ -174,7 +175,7 @@ def _warm(build: Callable[[], tuple[Callable[[], Any], int]], ticks: int) -> tup
 def _measure_points(config: BenchConfig, points: list[Any], label: str) -> pl.DataFrame:
     rows = []
     for repeat, (name, call, steps, warmup, impressions, advertisers) in alternate(config, points, label):
-        columns = _measure(call, steps, config.seconds).columns()
+        columns = measure_calls(call, steps, config.seconds).columns()
         auctions = columns["steps_per_second"] * impressions
         rate = {"auctions_per_second": auctions, "bids_per_second": auctions * advertisers}
         rows.append(name | rate | {"repeat": repeat} | columns | {"warmup_seconds": warmup})

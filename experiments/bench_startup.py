@@ -10,7 +10,9 @@ import tempfile
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
+from rich.table import Table
 
 from adarena.experiments.bench_market import ENV_ID, QUICK_MARKET, alternate
 
@@ -79,3 +81,20 @@ def _start(cache: str, market: dict[str, int] | None) -> dict[str, float | None]
     parts = dict(zip(("import", "make", "reset", "step"), measured["spans"], strict=False))
     spans = {f"{name}_seconds": parts.get(name) for name in ("import", "make", "reset", "step")}
     return {"wall_seconds": measured["wall"], "cpu_seconds": measured["cpu"], **spans}
+
+
+def startup_tables(frame: pl.DataFrame, config: BenchConfig) -> list[Table]:
+    """The table of `measure_startup`."""
+    table = Table(
+        title="First use, each in a fresh process: median (least-most) over the repeats",
+        caption="To the end of the import; to the end of the first step, compiling included, by JAX's persistent cache.",
+        caption_justify="left",
+    )
+    for place, title in enumerate(("stage", "seconds", "import", "make", "reset", "step")):
+        table.add_column(title, justify="right" if place else "left")
+    for (stage,), rows in frame.group_by("stage", maintain_order=True):
+        low, middle, high = np.quantile(rows["wall_seconds"].to_numpy(), (0.0, 0.5, 1.0))
+        parts = [rows[f"{part}_seconds"].cast(pl.Float64).to_numpy() for part in ("import", "make", "reset", "step")]
+        shown = ["" if np.isnan(part).any() else f"{np.median(part):.2f}" for part in parts]
+        table.add_row(str(stage), f"{middle:.2f} ({low:.2f}-{high:.2f})", *shown)
+    return [table]

@@ -19,13 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from adarena.agents.policy import Policy
-from adarena.envs.core import AutoReset, Env
+from adarena.envs.core import AutoReset, Env, episode_keys
 from adarena.experiments.series import pick
 from adarena.experiments.sharding import check_devices, in_chunks, on_devices, over_cases
 
-# An episode's reset key is the case's key itself. Keys of steps and actions come from it by a constant that no
-# environment is likely to fold in for streams of its own (it would then meet its own draws again).
-_STREAMS = 0x5EED57E9
 _LARGE = 65536  # numbers in a policy beyond which it is not copied to each of its episodes
 
 
@@ -271,12 +268,6 @@ def _begin(plan: _Plan, params: Any, key: jax.Array, case: dict[str, jax.Array])
     return _Running(obs, state, jnp.asarray(True), jnp.zeros(()), jnp.zeros((), jnp.int32))
 
 
-def _streams(plan: _Plan, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``[T]`` keys of the environment's steps and ``[T]`` keys of the policy's actions."""
-    keys = jax.random.split(jax.random.fold_in(key, _STREAMS), (2, plan.steps))
-    return keys[0], keys[1]
-
-
 def _checked(plan: _Plan, action: Any) -> Any:
     """The action, if it has the shape that the space wants."""
     if action.shape != plan.action_shape:
@@ -333,7 +324,7 @@ def _episode(plan: _Plan, params: Any, policy: Any, key: jax.Array, case: dict[s
         return (running, memory), kept
 
     start = (_begin(plan, params, key, case), policy.init(_with(params, case)))
-    (running, _), (series, infos) = jax.lax.scan(body, start, _streams(plan, key))
+    (running, _), (series, infos) = jax.lax.scan(body, start, episode_keys(key, plan.steps))
     return _finish(plan, params, case, running, infos), series, running.alive
 
 
@@ -354,7 +345,7 @@ def _run(
 _begin_all = jax.jit(jax.vmap(_begin, in_axes=(None, None, 0, 0)), static_argnums=0)
 _tick_all = jax.jit(jax.vmap(_tick, in_axes=(None, None, 0, 0, 0, 0)), static_argnums=0)
 _finish_all = jax.jit(jax.vmap(_finish, in_axes=(None, None, 0, 0, 0)), static_argnums=0)
-_streams_all = jax.jit(jax.vmap(_streams, in_axes=(None, 0), out_axes=1), static_argnums=0)
+_keys_all = jax.jit(jax.vmap(episode_keys, in_axes=(0, None), out_axes=1), static_argnums=1)
 
 
 def _run_in_python(
@@ -363,7 +354,7 @@ def _run_in_python(
     """`_run` for one policy that JAX cannot trace: the market is compiled, the policy is called case by case."""
     plan = dataclasses.replace(plan, constant=None)
     running = _begin_all(plan, params, keys, cases)
-    step_keys, act_keys = _streams_all(plan, keys)
+    step_keys, act_keys = _keys_all(keys, plan.steps)
     memories = [policy.init(_with(params, {name: x[i] for name, x in cases.items()})) for i in range(len(keys))]
     blank = np.zeros(plan.action_shape or (), plan.action_dtype or np.float32)
     kept: list[Any] = []

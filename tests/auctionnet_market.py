@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import gymnasium
 import jax
@@ -11,25 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from adarena.envs.autobid_tick import Offers, Outcome
 from adarena.envs.core import Entry, Env, StepResult, box_of
 
 SLOTS = 2
 EXPOSURE = (1.0, 0.5)
-
-
-class Offers(NamedTuple):
-    pvalue: jax.Array
-    sigma: jax.Array
-    weight: jax.Array
-
-
-class Outcome(NamedTuple):
-    bid: jax.Array
-    winner: jax.Array
-    price: jax.Array
-    exposure: jax.Array
-    conversion: jax.Array
-    least_winning: jax.Array
 
 
 @struct.dataclass

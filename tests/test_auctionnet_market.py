@@ -159,11 +159,21 @@ def test_offers_are_what_the_market_clears() -> None:
         ({"fresh_draws": 1}, "fresh_draws must be True or False, got 1"),
         ({"tick_blocks": 0}, "tick_blocks must be a whole number from 1 to 1024, got 0"),
         ({"void_at_reserve": 1.0}, "void_at_reserve must be True or False, got 1.0"),
+        ({"drift_noise": 0.1}, "drift_noise has no meaning where traffic is 'auctionnet', got 0.1"),
     ],
 )
 def test_refusals(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small(**changes)
+
+
+def test_a_bank_of_another_market_is_refused() -> None:
+    bank = small()[1].bank
+    assert small(bank=bank)[1].bank is bank
+    with pytest.raises(ValueError, match=r"bank must hold normals of shape \(blocks, \*\(6, 16\)\)"):
+        small(bank=bank, impressions=16)
+    with pytest.raises(ValueError, match=r"bank must be a .*NormalBank"):
+        small(bank=envs.make("adarena/AutoBid-v0", blocks=2)[1].bank)
 
 
 def test_a_strategy_plays_in_the_same_table_on_the_same_cases(tmp_path: Path) -> None:

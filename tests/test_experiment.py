@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from adarena.agents.rules import RULES
-from adarena.experiments import autobid, cli, collect, evaluate, protocol
+from adarena.experiments import auctionnet, autobid, cli, collect, evaluate, protocol
 from adarena.experiments.store import RunFolder
 
 TINY = dataclasses.replace(
@@ -142,3 +142,15 @@ def test_help_and_envs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "adarena run autobid" in capsys.readouterr().out
     cli.main(["envs"])
     assert "adarena/AutoBid-v0" in capsys.readouterr().out
+
+
+def test_the_learner_of_a_run_plays_in_auctionnets_market(run: Path) -> None:
+    config = auctionnet.AuctionNetConfig(policy=(f"run:{run}", "constant"), markets=1, seats=2, tune_episodes=0)
+    market = {"impressions": 32, "tick_blocks": 2, "blocks": 4, "daily_impressions": 2000.0}
+    scores = auctionnet.run(config, **market)
+    learner = scores.filter(pl.col("policy") == f"ppo ({run.name})")
+    assert set(learner["seed"]) == {0, 1}
+    assert learner.height == 2 * 2
+    assert np.isfinite(learner["score"].to_numpy()).all()
+    with pytest.raises(ValueError, match=f"policy run:{run} must have learned from the"):
+        auctionnet.run(config, **market, categories=3)

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adarena.envs.adapters.auctionnet import StrategyError, imports_of
+from adarena.envs.core import episode_keys
 
 if TYPE_CHECKING:
     from adarena.agents.policy import Policy
@@ -36,7 +37,6 @@ SEAT: Final = -1
 MIN_REMAINING: Final = 0.1
 """Currency units; a strategy with less left bids 0 (alimama-tech/AuctionNet @ c20de63)."""
 
-_STREAMS: Final = 0x5EED57E9  # as in adarena.experiments.rollout: a policy in the seat draws there what it draws here
 _LUCK: Final = 0xA0C71095
 
 Strategy = Any
@@ -134,7 +134,7 @@ def play(
     seat, chosen = int(state.seat.index), dict(strategies)
     chosen[seat] = chosen.pop(SEAT, chosen.get(seat)) if seat_policy is None else None
     steps, episode = env.max_steps(params), _Episode(env, params, record)
-    keys = _keys(key, steps)
+    step_keys, act_keys = _episode_keys(key, steps)
     carry = seat_policy.init(params) if seat_policy is not None else None
     with _seeded(key):
         hosts = [
@@ -144,8 +144,8 @@ def play(
             action: Any = np.zeros(1, np.float32)
             if seat_policy is not None:
                 shown: Any = obs if seat_policy.jittable else np.array(obs)
-                carry, action = seat_policy.act(keys[1][tick], carry, shown)
-            obs, state, over = episode.advance(keys[0][tick], state, action, hosts)
+                carry, action = seat_policy.act(act_keys[tick], carry, shown)
+            obs, state, over = episode.advance(step_keys[tick], state, action, hosts)
             if over:
                 return episode.finish(state)
     raise RuntimeError(f"the episode did not end within env.max_steps(params) = {steps}")
@@ -348,9 +348,7 @@ def _seeded(key: jax.Array) -> Iterator[None]:
             random.setstate(python_state)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _keys(key: jax.Array, steps: int) -> jax.Array:
-    return jax.random.split(jax.random.fold_in(key, _STREAMS), (2, steps))
+_episode_keys = jax.jit(episode_keys, static_argnums=1)
 
 
 @functools.partial(jax.jit, static_argnums=0)

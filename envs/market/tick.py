@@ -104,7 +104,7 @@ class TickResult(NamedTuple):
     """What a tick leaves behind. Fields by advertiser are ``[N]`` float32, weights included.
 
     Attributes:
-        cleared: Outcome by impression and slot.
+        cleared: Outcome by impression and slot; None where only sums are kept.
         spend: Currency units paid.
         exposure: Exposed ads.
         click: Clicks.
@@ -114,7 +114,7 @@ class TickResult(NamedTuple):
         clearings: Int32, how often the tick was cleared.
     """
 
-    cleared: Cleared
+    cleared: Cleared | None
     spend: jax.Array
     exposure: jax.Array
     click: jax.Array
