@@ -63,8 +63,11 @@ def test_book_sums_by_advertiser() -> None:
 def test_settle_stops_at_the_first_charge_that_is_too_much(impressions: int) -> None:
     """One advertiser who wins all at a price of 1, in ticks short and long (the running sum is formed in two ways)."""
 
-    def clear(price: jax.Array, leaves_at: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        stays = jnp.arange(impressions) < leaves_at[0]
+    def clear(
+        inputs: tuple[jax.Array, jax.Array], leaves_at: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        price, money = inputs
+        stays = (jnp.arange(impressions) < (impressions if leaves_at is None else leaves_at[0])) & (money > 0.0)
         winner = jnp.where(stays, 0, -1)[None]
         return winner, winner, jnp.where(stays, price, 0.0)[None]
 
@@ -76,7 +79,7 @@ def test_settle_stops_at_the_first_charge_that_is_too_much(impressions: int) -> 
         (float(impressions), impressions),
         (1e6, impressions),
     ):
-        result = settle(clear, jnp.float32(1.0), jnp.asarray([money]), impressions)
+        result = settle(clear, (jnp.float32(1.0), jnp.float32(money)), jnp.asarray([money]), impressions)
         assert result.spend[0] == expected
         assert result.leaves_at[0] == expected
         assert result.clearings == (1 if expected == impressions or money == 0.0 else 2)

@@ -92,20 +92,18 @@ def rank(score: jax.Array, priority: jax.Array, slots: int) -> Ranking:
     """
     advertisers, impressions = score.shape
     low = (1 << max(1, (advertisers - 1).bit_length())) - 1
-    last_score = jnp.full(impressions, jnp.inf, score.dtype)
-    last_priority = jnp.zeros(impressions, priority.dtype)
-    best, winner = [], []
-    for k in range(slots + 1):
-        # Everybody ranked below the last winner; no masked copy of the scores is ever written.
-        below = (score < last_score) | ((score == last_score) & (priority < last_priority))
-        top = jnp.where(below, score, 0.0).max(axis=0)
-        best.append(top)
-        if k == slots:
-            break
-        first = jnp.where(below & (score == top), priority, -1).max(axis=0)
-        winner.append(jnp.where(top > 0.0, first & low, -1))
-        last_score, last_priority = top, first
-    return Ranking(jnp.stack(best), jnp.stack(winner))
+    column = jnp.arange(impressions)
+    # Positive floats are ordered as their bits are, and a maximum over whole numbers costs half of one over floats.
+    bits = jax.lax.bitcast_convert_type(score, jnp.int32)
+    best, winner = [bits.max(axis=0)], []
+    for _ in range(slots):
+        first = jnp.where(bits == best[-1], priority, -1).max(axis=0) & low
+        winner.append(jnp.where(best[-1] > 0, first, -1))
+        # Taking the winner out in place costs a write a column; comparing with it again costs a pass over all.
+        bits = bits.at[first, column].set(0, unique_indices=True)
+        best.append(bits.max(axis=0))
+    top = jax.lax.bitcast_convert_type(jnp.maximum(jnp.stack(best), 0), jnp.float32)
+    return Ranking(top, jnp.stack(winner))
 
 
 def payment_score(rules: AuctionRules, score: jax.Array, exposure: jax.Array, reserve: jax.Array) -> jax.Array:
@@ -150,5 +148,8 @@ def rival_scores(ranking: Ranking, seat: jax.Array) -> jax.Array:
     Returns:
         ``[K, M]`` float32, falling; 0 where a slot could be had at the reserve.
     """
-    held = jnp.cumsum((ranking.winner == seat).astype(jnp.int32), axis=0) > 0
-    return jnp.where(held, ranking.score[1:], ranking.score[:-1])
+    held, above = [], jnp.bool_(False)
+    for winner in ranking.winner:  # written out: a running sum over so few is slow on CPU
+        above = above | (winner == seat)
+        held.append(above)
+    return jnp.where(jnp.stack(held), ranking.score[1:], ranking.score[:-1])

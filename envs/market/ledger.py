@@ -80,9 +80,10 @@ class Settlement(NamedTuple):
     clearings: jax.Array
 
 
-Clear = Callable[[Any, jax.Array], tuple[Any, jax.Array, jax.Array]]
+Clear = Callable[[Any, jax.Array | None], tuple[Any, jax.Array, jax.Array]]
 """``clear(inputs, leaves_at [N]) -> (outcome, winner [K, M], charge [K, M])``: a tick in which bidder ``n`` takes part up to
-impression ``leaves_at[n]``. A pure function; all arrays come through ``inputs``."""
+impression ``leaves_at[n]``; None: to the end, but for those who have no money, whom ``inputs`` must leave out by themselves.
+A pure function; all arrays come through ``inputs``."""
 
 
 class _Attempt(NamedTuple):
@@ -110,15 +111,17 @@ def settle(clear: Clear, inputs: Any, remaining: jax.Array, impressions: int) ->
         impressions: ``M``.
     """
 
-    def attempt(inputs: Any, leaves_at: jax.Array) -> _Attempt:
-        outcome, winner, charge = clear(inputs, leaves_at)
+    def attempt(leaves_at: jax.Array, cleared: tuple[Any, jax.Array, jax.Array]) -> _Attempt:
+        outcome, winner, charge = cleared
         return _Attempt(leaves_at, outcome, winner, charge, book(winner, charge, leaves_at.shape[0]))
 
     def again(inputs: Any, remaining: jax.Array, last: _Attempt) -> _Attempt:
-        return attempt(inputs, _who_leaves(last, remaining, impressions))
+        leaves_at = _who_leaves(last, remaining, impressions)
+        return attempt(leaves_at, clear(inputs, leaves_at))
 
     def first(inputs: Any, remaining: jax.Array) -> _Attempt:
-        return attempt(inputs, jnp.where(remaining > 0.0, impressions, 0).astype(jnp.int32))
+        leaves_at = jnp.where(remaining > 0.0, impressions, 0).astype(jnp.int32)
+        return attempt(leaves_at, clear(inputs, None))  # no bid is compared with an impression's number
 
     @jax.custom_batching.custom_vmap
     def solve(inputs: Any, remaining: jax.Array) -> tuple[_Attempt, jax.Array]:

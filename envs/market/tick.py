@@ -187,7 +187,7 @@ def run_tick(
     reserve = _reserve(rules, terms, outside)
     number = visit.block * impressions + jnp.arange(impressions) if visit.number is None else visit.number
     offered = _Offered(
-        score=eligible(jnp.where(visit.weight > 0.0, score, 0.0), reserve),
+        score=eligible(jnp.where((visit.weight > 0.0) & (bidders.remaining[:, None] > 0.0), score, 0.0), reserve),
         priority=tie_priority(number, bidders.scale.shape[0]),
         reserve=reserve,
         outside=outside,
@@ -235,11 +235,13 @@ def _reserve(rules: AuctionRules, terms: Terms, outside: jax.Array) -> jax.Array
     return jnp.broadcast_to(terms.reserve, outside.shape)
 
 
-def _clear(rules: AuctionRules, offered: _Offered, leaves_at: jax.Array) -> tuple[Cleared, jax.Array, jax.Array]:
-    """Outcome, winners and charges when bidder ``n`` takes part up to impression ``leaves_at[n]``."""
+def _clear(rules: AuctionRules, offered: _Offered, leaves_at: jax.Array | None) -> tuple[Cleared, jax.Array, jax.Array]:
+    """Outcome, winners and charges when bidder ``n`` takes part up to impression ``leaves_at[n]``; None: to the end."""
     terms = offered.terms
     order = jnp.arange(offered.weight.shape[0], dtype=jnp.int32)
-    taking_part = jnp.where(order[None, :] < leaves_at[:, None], offered.score, 0.0)
+    taking_part = offered.score
+    if leaves_at is not None:
+        taking_part = jnp.where(order[None, :] < leaves_at[:, None], offered.score, 0.0)
     ranking = rank(taking_part, offered.priority, rules.slots)
     exposed = exposure_probability(terms.exposure, terms.cascade)
     price = payment_score(rules, ranking.score, exposed, offered.reserve)
@@ -251,8 +253,10 @@ def _clear(rules: AuctionRules, offered: _Offered, leaves_at: jax.Array) -> tupl
     if offered.units is not None:
         price = jnp.maximum(price, offered.outside / offered.units[held])
     factor = offered.factor[held[0]]
-    pctr = offered.true_pctr[offered.block, *held] * factor
-    pvalue = offered.true_pvalue[offered.block, *held] * factor
+    # One flat index: on CPU, building an index of three parts costs as much as reading by it.
+    place = (offered.block * offered.score.shape[0] + held[0]) * order.size + order
+    pctr = offered.true_pctr.ravel().at[place].get(mode="promise_in_bounds") * factor
+    pvalue = offered.true_pvalue.ravel().at[place].get(mode="promise_in_bounds") * factor
     response = respond(winner, pctr, pvalue / pctr, offered.weight, terms.exposure, terms.cascade, offered.draws)
     return Cleared(ranking, winner, price, response), winner, price * getattr(response, _EVENT[rules.charge])
 
