@@ -25,22 +25,30 @@ def landscape(
         unit: Currency units per unit of value that multiplier 1 bids.
         grid: ``J`` multipliers.
     """
-    multiplier = jnp.asarray(grid, jnp.float32)
-    cost = offer.cost
+
+    def sums(offer: Opportunity) -> tuple[jax.Array, jax.Array]:
+        return _landscape(rules, offer, unit, jnp.asarray(grid, jnp.float32))
+
+    # What enters a branch is computed before it, once; without, the compiler computes the offer anew for every multiplier.
+    none = jnp.zeros(len(grid), jnp.float32)
+    return jax.lax.cond(unit > 0.0, sums, lambda _: (none, none), offer)
+
+
+def _landscape(
+    rules: AuctionRules, offer: Opportunity, unit: jax.Array, grid: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    bid = grid[:, None, None] * unit * offer.unit_score  # [J, 1, M]
+    reaches = bid >= offer.least_score  # [J, K, M], rising in K
+    takes = reaches & ~jnp.concatenate([jnp.zeros_like(reaches[:, :1]), reaches[:, :-1]], axis=1)
+    # Values in the offer are true ones; the landscape is reported after the fact, as a platform would.
+    value = jnp.where(takes, offer.value, 0.0).sum(axis=(1, 2))
     if rules.mechanism == "first_price":
         # Own bid in money per exposure: the score's ratio to the least winning one scales the price of the slot.
-        cost = cost * (unit * offer.unit_score / jnp.maximum(offer.least_score, 1e-12))
-    # Values in the offer are true ones; the landscape is reported after the fact, as a platform would. Whoever reaches
-    # slot k reaches those below as well: it has what slot k brings beyond the one below, and what that one brings.
-    bid = multiplier[:, None] * (unit * offer.unit_score)  # [J, M]
-    totals = []
-    for amounts in (offer.value, cost):
-        beyond = amounts - jnp.concatenate([amounts[1:], jnp.zeros_like(amounts[:1])])
-        # Slot by slot, so that no array of [J, K, M] is written.
-        won = sum(jnp.where(bid >= least, more, 0.0) for least, more in zip(offer.least_score, beyond, strict=True))
-        totals.append(jnp.sum(won, axis=1))
-    value, cost = totals
-    return value, cost * multiplier if rules.mechanism == "first_price" else cost
+        ratio = bid / jnp.maximum(offer.least_score, 1e-12)
+        cost = jnp.where(takes, offer.cost * ratio, 0.0).sum(axis=(1, 2))
+    else:
+        cost = jnp.where(takes, offer.cost, 0.0).sum(axis=(1, 2))
+    return value, cost
 
 
 def least_winning_price(offer: Opportunity, here: Visit) -> jax.Array:
