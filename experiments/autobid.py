@@ -43,7 +43,8 @@ class AutoBidExperiment:
 
     Attributes:
         env: Registered environment, or ``module:name``.
-        traffic: ``"calibrated"``, ``"synthetic"``, ``"calibration:PATH"``, ``"ipinyou:PATH"`` or ``"replay"``.
+        traffic: ``"calibrated"``, ``"synthetic"``, ``"calibration:PATH"``, ``"ipinyou:PATH"``, ``"replay"`` or
+            ``"auctionnet"`` (that simulator's market; one block of its impressions stands for a tick).
         mechanisms: Auctions to compare in; a replay has its own (second price).
         objective: ``"cpa"``, ``"roas"`` or ``"budget"``.
         impressions: Impressions simulated a tick.
@@ -154,6 +155,17 @@ PRESETS: dict[str, AutoBidExperiment] = {
         markets=5,
         seat_step=1,
         name="autobid-paper",
+    ),
+    # AuctionNet's market, one block of impressions standing for a tick; `adarena evaluate --protocol auctionnet
+    # --policy run:runs/autobid-auctionnet` then plays the learner in the whole of it.
+    "auctionnet": AutoBidExperiment(
+        traffic="auctionnet",
+        seeds=tuple(range(5)),
+        train_steps=1_200_000,
+        tune_episodes=2048,
+        markets=5,
+        seat_step=4,
+        name="autobid-auctionnet",
     ),
 }
 """Named configurations: ``--preset NAME``."""

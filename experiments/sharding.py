@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -63,24 +65,46 @@ def over_cases(play: Play, stacked: bool, devices: int) -> Callable[..., Any]:
     return run
 
 
+def cores() -> int:
+    """How many episodes of one market may run side by side: the CPU's cores; 1 on an accelerator."""
+    if jax.default_backend() != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _calls(call: Callable[[int], Any], starts: range, beside: int) -> Iterator[Any]:
+    """The calls' results in order. The first call is alone: it compiles."""
+    yield call(starts[0])
+    if beside == 1:
+        yield from map(call, starts[1:])
+        return
+    with ThreadPoolExecutor(beside) as pool:
+        yield from pool.map(call, starts[1:])
+
+
 def in_chunks(
     run: Callable[[np.ndarray], Any], count: int, chunk: int, label: str, pad: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Calls ``run`` on indices of episodes, ``chunk`` at a time or all if fewer; joins what comes.
 
     Every call gets as many (the last repeats an episode), a multiple of ``pad``; where that is 0, nothing is repeated.
+    Single episodes of a compiled program (``pad`` and a size of 1) run side by side, one a core.
     """
     size = min(count, chunk)
     size = size if not pad else -(-size // pad) * pad
+
+    def call(start: int) -> tuple[int, list[dict[str, np.ndarray]]]:
+        kept = min(size, count - start)
+        at = np.minimum(np.arange(start, start + (size if pad else kept)), count - 1)
+        metrics, series, alive = run(at)
+        if np.any(np.asarray(alive)):
+            raise RuntimeError("an episode did not end within env.max_steps(params); its result would be partial")
+        return kept, [{name: np.asarray(x)[:kept] for name, x in part.items()} for part in (metrics, series)]
+
     parts: list[list[dict[str, np.ndarray]]] = []
     with tqdm(total=count, desc=label, unit="episode", delay=2.0, disable=None, leave=False) as bar:
-        for start in range(0, count, size):
-            kept = min(size, count - start)
-            at = np.minimum(np.arange(start, start + (size if pad else kept)), count - 1)
-            metrics, series, alive = run(at)
-            if np.any(np.asarray(alive)):
-                raise RuntimeError("an episode did not end within env.max_steps(params); its result would be partial")
-            parts.append([{name: np.asarray(x)[:kept] for name, x in part.items()} for part in (metrics, series)])
+        for kept, part in _calls(call, range(0, count, size), cores() if pad and size == 1 else 1):
+            parts.append(part)
             bar.update(kept)
     metrics, series = ({name: np.concatenate([p[i][name] for p in parts]) for name in parts[0][i]} for i in (0, 1))
     return metrics, series
