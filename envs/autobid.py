@@ -201,7 +201,7 @@ class AutoBid(Env):
             state: The state.
             action: ``[1]`` float32, for the seat if its row of bids is NaN.
             bids: ``[N, tick_impressions]`` float32 currency units per billable unit; a row of NaN leaves that advertiser to
-                its own control law. With ``response="sampled"`` the luck differs from that of `step`.
+                its own control law.
             params: The parameters.
 
         Raises:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from adarena.envs import autobid_info as shown
 from adarena.envs.autobid_state import State
 from adarena.envs.market.normal_values import NormalBank, draw_block, draw_sigma, draw_values_of
-from adarena.envs.market.response import ResponseDraws, draw
+from adarena.envs.market.response import ResponseDraws, draw_parts
 from adarena.envs.market.tick import Bidders, TickResult, Visit, opportunities, predictions, predictions_of, run_tick
 from adarena.envs.market.traffic import Bank, visit
 from adarena.envs.observation import LANDSCAPE
@@ -103,14 +103,13 @@ def whole(env: AutoBid, state: State, params: Params) -> Visit:
     return Visit(bank, jnp.int32(0), parts.weight.reshape(-1), False, parts.number.reshape(-1))
 
 
-def luck(env: AutoBid, state: State, impressions: int, part: jax.Array | int = 0) -> ResponseDraws | None:
-    """The luck of a block; None where expectations are booked."""
+def luck(env: AutoBid, state: State, parts: jax.Array) -> ResponseDraws | None:
+    """The luck of ``[P]`` blocks of the coming tick, side by side; None where expectations are booked."""
     if env.response != "sampled":
         return None
     key = jax.random.fold_in(state.response, state.tick)
-    if env.tick_blocks > 1:
-        key = jax.random.fold_in(key, part)
-    return draw(key, (env.slots, impressions))
+    keys = jax.vmap(lambda part: jax.random.fold_in(key, part))(parts) if env.tick_blocks > 1 else key[None]
+    return draw_parts(keys, (env.slots, env.impressions))
 
 
 def predicted_value(env: AutoBid, state: State, here: Visit, params: Params, worth: jax.Array) -> jax.Array:
@@ -153,7 +152,7 @@ def clear_tick(
     """
     if env.tick_blocks == 1:
         here = block(env, state, params)
-        result = run_tick(env.rules, here, bidders, params.terms, luck(env, state, env.impressions))
+        result = run_tick(env.rules, here, bidders, params.terms, luck(env, state, jnp.zeros(1, jnp.int32)))
         return summarise(env, state, here, bidders, unit, result, params)
 
     def next_block(part: jax.Array, carry: tuple[TickSummary, Record]) -> tuple[TickSummary, Record]:
@@ -162,7 +161,7 @@ def clear_tick(
         left = jnp.where(done.short, 0.0, jnp.maximum(bidders.remaining - done.spend, 0.0))
         bring = bidders._replace(remaining=left)
         here = block(env, state, params, part)
-        result = run_tick(env.rules, here, bring, params.terms, luck(env, state, env.impressions, part))
+        result = run_tick(env.rules, here, bring, params.terms, luck(env, state, part[None]))
         summary, seen = summarise(env, state, here, bring, unit, result, params)
         # Whoever had nothing left before this block is short as well, and stays so.
         merged = jax.tree.map(lambda a, b: a | b if a.dtype == bool else a + b, total, summary)
@@ -253,7 +252,7 @@ def clear_bids(
 ) -> tuple[TickSummary, Record, Outcome]:
     """Clears the coming tick at bids on single impressions, ``[N, I]``; NaN leaves a bid to ``bidders``."""
     here = whole(env, state, params)
-    drawn = luck(env, state, env.tick_impressions)
+    drawn = luck(env, state, jnp.arange(env.tick_blocks))
     result = run_tick(env.rules, here, bidders, params.terms, drawn, bids)
     summary, record = summarise(env, state, here, bidders, unit, result, params)
     _, pvalue = predictions(here, bidders.factor, params.terms)

@@ -104,10 +104,10 @@ def test_every_impression_is_simulated_once(fresh: bool) -> None:
     assert float(state.accounts.conversion.sum()) > 0.0
 
 
-@pytest.mark.parametrize("fresh", [False, True])
-def test_a_day_block_by_block_is_the_day_at_once(fresh: bool) -> None:
+@pytest.mark.parametrize(("fresh", "response"), [(False, "expected"), (True, "expected"), (True, "sampled")])
+def test_a_day_block_by_block_is_the_day_at_once(fresh: bool, response: str) -> None:
     # Budgets end within the day, so that money in order is put to the test.
-    env, params = small(fresh_draws=fresh, base_budget=np.full(6, 0.3))
+    env, params = small(fresh_draws=fresh, response=response, base_budget=np.full(6, 0.3))
     parts, at_once = day(env, params)[0], day(env, params, bids=True)[0]
     assert bool(parts.exhausted.any())
     np.testing.assert_array_equal(parts.exhausted, at_once.exhausted)

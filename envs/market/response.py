@@ -36,8 +36,8 @@ class ResponseDraws(NamedTuple):
 
     Attributes:
         exposure: ``[K, M]`` uniforms for exposure.
-        click: Key for clicks.
-        conversion: Key for conversions.
+        click: ``[P]`` keys for the clicks of each of ``P`` parts of the impressions, equally long.
+        conversion: ``[P]`` keys for conversions, likewise.
     """
 
     exposure: jax.Array
@@ -61,11 +61,30 @@ def exposure_probability(coefficients: jax.Array, cascade: jax.Array) -> jax.Arr
 def draw(key: jax.Array, shape: tuple[int, int]) -> ResponseDraws:
     """Draws a tick's luck for ``shape = (K, M)``."""
     exposure, click, conversion = jax.random.split(key, 3)
-    return ResponseDraws(jax.random.uniform(exposure, shape), click, conversion)
+    return ResponseDraws(jax.random.uniform(exposure, shape), click[None], conversion[None])
 
 
-def _binomial(key: jax.Array, count: jax.Array, p: jax.Array) -> jax.Array:
-    return jax.random.binomial(key, count, jnp.clip(p, 0.0, 1.0), dtype=jnp.float32)
+def draw_parts(keys: jax.Array, shape: tuple[int, int]) -> ResponseDraws:
+    """Luck of ``[P]`` parts of ``shape = (K, M)`` side by side: what `draw` gives each, for ``P M`` impressions."""
+    exposure, click, conversion = jax.vmap(lambda key: draw(key, shape))(keys)
+    return ResponseDraws(_joined(exposure), click[:, 0], conversion[:, 0])
+
+
+def _joined(parts: jax.Array) -> jax.Array:
+    """``[P, K, M] -> [K, P M]``."""
+    return jnp.moveaxis(parts, 0, 1).reshape(parts.shape[1], -1)
+
+
+def _binomial(keys: jax.Array, count: jax.Array, p: jax.Array) -> jax.Array:
+    """Binomial draws, ``[K, P M]``; those of each part are a function of its own key."""
+
+    def one(key: jax.Array, count: jax.Array, p: jax.Array) -> jax.Array:
+        return jax.random.binomial(key, count, jnp.clip(p, 0.0, 1.0), dtype=jnp.float32)
+
+    if len(keys) == 1:
+        return one(keys[0], count, p)
+    apart = (jnp.moveaxis(x.reshape(len(x), len(keys), -1), 1, 0) for x in (count, p))
+    return _joined(jax.vmap(one)(keys, *apart))
 
 
 def respond(
