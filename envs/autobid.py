@@ -18,6 +18,7 @@ from adarena.envs import rivals
 from adarena.envs.autobid_state import State
 from adarena.envs.core import Entry, Env, Key, StepResult, box_of
 from adarena.envs.market.auction import AuctionRules
+from adarena.envs.market.dropping import OVERSPEND
 from adarena.envs.market.hindsight import hindsight
 from adarena.envs.market.ledger import Accounts, open_accounts, score
 from adarena.envs.market.response import RESPONSES
@@ -51,7 +52,7 @@ class AutoBid(Env):
     last tick settles the rest.
 
     **Budgets**: an advertiser, the seat included, bids until the first charge that it cannot pay and then pauses for the
-    day, as campaigns limited by their budget do.
+    day, as campaigns limited by their budget do (``overspend="drop"`` does as AuctionNet does).
 
     **End**: ``terminated`` after ``ticks`` ticks. A seat out of money stays and can only wait. Never ``truncated``.
 
@@ -85,6 +86,8 @@ class AutoBid(Env):
         record: Whether ``info`` carries what every slot would have cost the seat (for hindsight).
         tick_blocks: Most blocks that a tick visits. With 1 the block stands for the whole tick (thinning); with more every
             impression stands for itself (traffic ``"auctionnet"`` only).
+        overspend: ``"in_order"``: a bidder leaves at the first charge that it cannot pay; ``"drop"``: AuctionNet's way,
+            random wins of whoever overspends are withdrawn, see `adarena.envs.market.dropping`.
         fresh_draws: Whether every value is drawn anew instead of from a bank (traffic ``"auctionnet"`` only).
     """
 
@@ -109,6 +112,7 @@ class AutoBid(Env):
     bank_seed: int = 0
     record: bool = False
     tick_blocks: int = 1
+    overspend: str = "in_order"
     fresh_draws: bool = False
 
     NESTED: ClassVar[dict[str, str]] = dict.fromkeys(checks.TERMS, "terms")
@@ -119,6 +123,7 @@ class AutoBid(Env):
         checks.check_sizes(self)
         checks.check_choice("objective", self.objective, OBJECTIVES)
         checks.check_choice("response", self.response, RESPONSES)
+        checks.check_choice("overspend", self.overspend, OVERSPEND)
         checks.check_choice("log_part", self.log_part, checks.LOG_PARTS)
 
     @property

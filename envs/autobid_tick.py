@@ -112,6 +112,14 @@ def luck(env: AutoBid, state: State, parts: jax.Array) -> ResponseDraws | None:
     return draw_parts(keys, (env.slots, env.impressions))
 
 
+def dropping(env: AutoBid, state: State) -> jax.Array | None:
+    """Key of the choice of overspent wins that the coming tick drops; None where money is spent in order."""
+    if env.overspend == "in_order":
+        return None
+    # A stream of its own beside the ticks' luck, whose numbers stay below.
+    return jax.random.fold_in(jax.random.fold_in(state.response, 0xD209), state.tick)
+
+
 def predicted_value(env: AutoBid, state: State, here: Visit, params: Params, worth: jax.Array) -> jax.Array:
     """Predicted value of each impression to the seat, ``[M]``, per exposure."""
     i = state.seat.index
@@ -150,9 +158,10 @@ def clear_tick(
         unit: Currency units per unit of value that the seat's multiplier 1 bids.
         params: Its parameters.
     """
-    if env.tick_blocks == 1:
-        here = block(env, state, params)
-        result = run_tick(env.rules, here, bidders, params.terms, luck(env, state, jnp.zeros(1, jnp.int32)))
+    if env.tick_blocks == 1 or env.overspend == "drop":
+        here = whole(env, state, params)
+        drawn = luck(env, state, jnp.arange(env.tick_blocks))
+        result = run_tick(env.rules, here, bidders, params.terms, drawn, dropping=dropping(env, state))
         return summarise(env, state, here, bidders, unit, result, params)
 
     def next_block(part: jax.Array, carry: tuple[TickSummary, Record]) -> tuple[TickSummary, Record]:
@@ -253,7 +262,7 @@ def clear_bids(
     """Clears the coming tick at bids on single impressions, ``[N, I]``; NaN leaves a bid to ``bidders``."""
     here = whole(env, state, params)
     drawn = luck(env, state, jnp.arange(env.tick_blocks))
-    result = run_tick(env.rules, here, bidders, params.terms, drawn, bids)
+    result = run_tick(env.rules, here, bidders, params.terms, drawn, bids, dropping(env, state))
     summary, record = summarise(env, state, here, bidders, unit, result, params)
     _, pvalue = predictions(here, bidders.factor, params.terms)
     bid = jnp.where(jnp.isnan(bids), bidders.scale[:, None] * pvalue, jnp.maximum(bids, 0.0))

@@ -17,6 +17,7 @@ from adarena.envs.market.auction import (
     rival_scores,
     tie_priority,
 )
+from adarena.envs.market.dropping import settle_dropping
 from adarena.envs.market.ledger import Settlement, book, settle
 from adarena.envs.market.response import Response, ResponseDraws, exposure_probability, respond
 from adarena.envs.market.traffic import Bank
@@ -160,6 +161,7 @@ def run_tick(
     terms: Terms,
     draws: ResponseDraws | None,
     bids: jax.Array | None = None,
+    dropping: jax.Array | None = None,
 ) -> TickResult:
     """Runs one tick for every advertiser at once.
 
@@ -170,6 +172,7 @@ def run_tick(
         terms: The platform's numbers.
         draws: Luck of the response, or None for expectations.
         bids: ``[N, M]`` bids on single impressions, currency units per billable unit; NaN leaves a bid to ``bidders``.
+        dropping: Key of the choice where overspent wins are dropped at random; None: money is spent in order.
     """
     impressions = visit.weight.shape[0]
     pctr, pvalue = predictions(visit, bidders.factor, terms)
@@ -201,7 +204,18 @@ def run_tick(
         terms=terms,
         draws=draws,
     )
-    settlement = settle(lambda *args: _clear(rules, *args), offered, bidders.remaining, impressions)
+    if dropping is None:
+        settlement = settle(lambda *args: _clear(rules, *args), offered, bidders.remaining, impressions)
+    else:
+        settlement = settle_dropping(
+            lambda offered, withdrawn: _clear(
+                rules, offered._replace(score=jnp.where(withdrawn, 0.0, offered.score)), None
+            ),
+            offered,
+            bidders.remaining,
+            impressions,
+            dropping,
+        )
     return _account(settlement, visit, bidders.worth)
 
 
