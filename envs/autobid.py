@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adarena.envs import auctionnet_view, rivals
 from adarena.envs import autobid_checks as checks
 from adarena.envs import autobid_info as shown
 from adarena.envs import autobid_setup as setup
 from adarena.envs import autobid_tick as tick_of
-from adarena.envs import rivals
 from adarena.envs.autobid_state import State
 from adarena.envs.core import Entry, Env, Key, StepResult, box_of
 from adarena.envs.market.auction import AuctionRules
@@ -89,6 +89,8 @@ class AutoBid(Env):
         overspend: ``"in_order"``: a bidder leaves at the first charge that it cannot pay; ``"drop"``: AuctionNet's way,
             random wins of whoever overspends are withdrawn, see `adarena.envs.market.dropping`.
         fresh_draws: Whether every value is drawn anew instead of from a bank (traffic ``"auctionnet"`` only).
+        observation: ``"full"``, see `adarena.envs.observation.entries`, or ``"auctionnet"``, that simulator's sixteen
+            numbers, see `adarena.envs.auctionnet_view.ENTRIES`.
     """
 
     advertisers: int = 48
@@ -114,6 +116,7 @@ class AutoBid(Env):
     tick_blocks: int = 1
     overspend: str = "in_order"
     fresh_draws: bool = False
+    observation: str = "full"
 
     NESTED: ClassVar[dict[str, str]] = dict.fromkeys(checks.TERMS, "terms")
 
@@ -124,12 +127,13 @@ class AutoBid(Env):
         checks.check_choice("objective", self.objective, OBJECTIVES)
         checks.check_choice("response", self.response, RESPONSES)
         checks.check_choice("overspend", self.overspend, OVERSPEND)
+        checks.check_choice("observation", self.observation, auctionnet_view.OBSERVATIONS)
         checks.check_choice("log_part", self.log_part, checks.LOG_PARTS)
 
     @property
     def OBSERVATION(self) -> tuple[Entry, ...]:  # type: ignore[override]  # noqa: N802
         """The entries of the observation, in order."""
-        return entries(self.categories)
+        return auctionnet_view.ENTRIES if self.observation == "auctionnet" else entries(self.categories)
 
     @property
     def rules(self) -> AuctionRules:
@@ -183,6 +187,7 @@ class AutoBid(Env):
             exhausted=jnp.zeros(self.advertisers, bool),
             pending=jnp.zeros((self.ticks, self.advertisers), jnp.float32) if self.delay else None,
             history=empty_history(self.ticks),
+            seen=auctionnet_view.nothing(self.ticks) if self.observation == "auctionnet" else None,
             score=jnp.float32(0.0),
         )
         return self._observe(state, params), state
@@ -254,6 +259,7 @@ class AutoBid(Env):
             exhausted=state.exhausted | summary.totals.short,
             pending=pending,
             history=history,
+            seen=jax.tree.map(lambda old, new: old.at[state.tick].set(new), state.seen, summary.seen),
             score=new_score,
         )
         info = shown.tick_info(state, summary.totals, log_multiplier)
@@ -263,29 +269,7 @@ class AutoBid(Env):
 
     def metrics(self, state: State, params: setup.Params) -> dict[str, jax.Array]:
         """The seat's accounts so far; float32 scalars, money in currency units, every conversion counted."""
-        i = state.seat.index
-        accounts, target = state.accounts, state.seat.target
-        value, cost = accounts.value[i], accounts.spend[i]
-        bound_by_target = jnp.isfinite(target)
-        ratio = jnp.where(
-            bound_by_target, cost / jnp.maximum(jnp.where(bound_by_target, target, 1.0) * value, 1e-9), 0.0
-        )
-        ratio = jnp.where(cost > 0.0, jnp.minimum(ratio, 100.0), 0.0)
-        return {
-            "value": value,
-            "cost": cost,
-            "score": score(value, cost, target),
-            "target": target,
-            "budget": state.seat.budget,
-            "budget_used": cost / state.seat.budget,
-            "cost_per_value": cost / jnp.maximum(value, 1e-9),
-            "cost_over_target": ratio,
-            "over_target": (ratio > 1.0).astype(jnp.float32),
-            "exposure": accounts.exposure[i],
-            "click": accounts.click[i],
-            "conversion": accounts.conversion[i],
-            "seat": i.astype(jnp.float32),
-        }
+        return shown.metrics(state)
 
     def bound(self, infos: dict[str, jax.Array], state: State, params: setup.Params) -> dict[str, jax.Array]:
         """Hindsight bounds of a recorded episode (``record=True``), prices as the run met them.
@@ -392,4 +376,6 @@ class AutoBid(Env):
             cost_over_target=jnp.where(reported > 0.0, over, 1.0),
             progress=reported * reference / state.seat.budget,
         )
+        if state.seen is not None:
+            return auctionnet_view.observe(outlook, state.history, state.seen, self.ticks)
         return observe(state.seat, outlook, state.history, reference, self.categories)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from adarena.envs.market.auction import AuctionRules
+from adarena.envs.market.ledger import score
 from adarena.envs.market.tick import Opportunity, TickResult, Visit
 
 if TYPE_CHECKING:
@@ -69,4 +70,29 @@ def tick_info(state: State, result: TickResult, log_multiplier: jax.Array) -> di
         "score": state.score,
         "price": result.spend.sum() / sold,
         "clearings": result.clearings,
+    }
+
+
+def metrics(state: State) -> dict[str, jax.Array]:
+    """The seat's accounts so far, see `adarena.envs.autobid.AutoBid.metrics`."""
+    i = state.seat.index
+    accounts, target = state.accounts, state.seat.target
+    value, cost = accounts.value[i], accounts.spend[i]
+    bound_by_target = jnp.isfinite(target)
+    ratio = jnp.where(bound_by_target, cost / jnp.maximum(jnp.where(bound_by_target, target, 1.0) * value, 1e-9), 0.0)
+    ratio = jnp.where(cost > 0.0, jnp.minimum(ratio, 100.0), 0.0)
+    return {
+        "value": value,
+        "cost": cost,
+        "score": score(value, cost, target),
+        "target": target,
+        "budget": state.seat.budget,
+        "budget_used": cost / state.seat.budget,
+        "cost_per_value": cost / jnp.maximum(value, 1e-9),
+        "cost_over_target": ratio,
+        "over_target": (ratio > 1.0).astype(jnp.float32),
+        "exposure": accounts.exposure[i],
+        "click": accounts.click[i],
+        "conversion": accounts.conversion[i],
+        "seat": i.astype(jnp.float32),
     }

@@ -8,6 +8,7 @@ import flax.struct
 import jax
 
 from adarena.envs import rivals
+from adarena.envs.auctionnet_view import Seen
 from adarena.envs.core import Key
 from adarena.envs.market.ledger import Accounts
 from adarena.envs.observation import History, Seat
@@ -35,6 +36,7 @@ class State:
         exhausted: ``[N]`` bool: whether the advertiser has met a charge that it could not pay.
         pending: ``[T, N]`` value that will be reported in the next ``1 ... T`` ticks; None without delays.
         history: What the seat has seen.
+        seen: The rest of what AuctionNet's observation needs, ``[T]`` each; None where another one is shown.
         score: Score so far, of the value reported.
     """
 
@@ -54,4 +56,5 @@ class State:
     exhausted: jax.Array
     pending: jax.Array | None
     history: History
+    seen: Seen | None
     score: jax.Array

@@ -13,11 +13,21 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from adarena.envs import auctionnet_view
 from adarena.envs import autobid_info as shown
 from adarena.envs.autobid_state import State
 from adarena.envs.market.normal_values import NormalBank, draw_block, draw_sigma, draw_values_of
 from adarena.envs.market.response import ResponseDraws, draw_parts
-from adarena.envs.market.tick import Bidders, TickResult, Visit, opportunities, predictions, predictions_of, run_tick
+from adarena.envs.market.tick import (
+    Bidders,
+    Cleared,
+    TickResult,
+    Visit,
+    opportunities,
+    predictions,
+    predictions_of,
+    run_tick,
+)
 from adarena.envs.market.traffic import Bank, visit
 from adarena.envs.observation import LANDSCAPE
 
@@ -36,6 +46,7 @@ class TickSummary(NamedTuple):
         least_price: Sum over impressions of the least winning price, currency units.
         landscape_value: ``[J]`` value that each multiplier of `LANDSCAPE` would have won for the seat.
         landscape_cost: ``[J]`` currency units that it would have paid.
+        seen: What AuctionNet's observation is made of; None where another one is shown.
     """
 
     totals: TickResult
@@ -44,6 +55,7 @@ class TickSummary(NamedTuple):
     least_price: jax.Array
     landscape_value: jax.Array
     landscape_cost: jax.Array
+    seen: auctionnet_view.Seen | None
 
 
 Record = tuple[jax.Array, jax.Array]
@@ -180,22 +192,31 @@ def clear_tick(
         return merged, record
 
     none = jnp.zeros((env.slots, env.tick_impressions if env.record else 0), jnp.float32)
-    carry = empty_summary(env.advertisers), (none, none)
+    carry = empty_summary(env), (none, none)
     return jax.lax.fori_loop(0, blocks_of(env, state), next_block, carry)
 
 
-def empty_summary(advertisers: int) -> TickSummary:
+def empty_summary(env: AutoBid) -> TickSummary:
     """A tick in which nothing has happened yet."""
+    advertisers = env.advertisers
     each, zero = jnp.zeros(advertisers, jnp.float32), jnp.float32(0.0)
     grid = jnp.zeros(len(LANDSCAPE), jnp.float32)
     totals = TickResult(None, each, each, each, each, each, each > 0.0, jnp.int32(0))
-    return TickSummary(totals, zero, zero, zero, grid, grid)
+    seen = auctionnet_view.nothing() if env.observation == "auctionnet" else None
+    return TickSummary(totals, zero, zero, zero, grid, grid, seen)
 
 
 def summarise(
-    env: AutoBid, state: State, here: Visit, bidders: Bidders, unit: jax.Array, result: TickResult, params: Params
+    env: AutoBid,
+    state: State,
+    here: Visit,
+    bidders: Bidders,
+    unit: jax.Array,
+    result: TickResult,
+    params: Params,
+    bids: jax.Array | None = None,
 ) -> tuple[TickSummary, Record]:
-    """Sums of a cleared block."""
+    """Sums of a cleared block; ``bids`` as in `clear_bids`."""
     seat, cleared = state.seat.index, result.cleared
     assert cleared is not None
     offer = opportunities(env.rules, here, seat, bidders, params.terms, cleared.ranking)
@@ -208,8 +229,36 @@ def summarise(
         least_price=shown.least_winning_price(offer, here),
         landscape_value=landscape_value,
         landscape_cost=landscape_cost,
+        seen=_seen(env, state, here, bidders, cleared, params, bids) if env.observation == "auctionnet" else None,
     )
     return summary, (offer.cost, offer.value)
+
+
+def _seen(
+    env: AutoBid,
+    state: State,
+    here: Visit,
+    bidders: Bidders,
+    cleared: Cleared,
+    params: Params,
+    bids: jax.Array | None,
+) -> auctionnet_view.Seen:
+    i = state.seat.index
+    _, pvalue = predictions_of(here, i, bidders.factor[i], params.terms)
+    bid = bidders.scale[i] * pvalue if bids is None else _given(bids[i], bidders.scale[i] * pvalue)
+    # Whoever had money when the tick began has bid on all of it.
+    had_money = ~state.exhausted[i] & (state.accounts.spend[i] < state.budget[i])
+    return auctionnet_view.sums(cleared, here, i, jnp.where(had_money, bid, 0.0), _least(here, params))
+
+
+def _given(bids: jax.Array, own: jax.Array) -> jax.Array:
+    """Bids on single impressions where there are any, else ``own``."""
+    return jnp.where(jnp.isnan(bids), own, jnp.maximum(bids, 0.0))
+
+
+def _least(here: Visit, params: Params) -> jax.Array:
+    """Least score that may hold a slot of each impression, ``[M]``."""
+    return jnp.maximum(params.terms.reserve, params.terms.outside_price * here.bank.outside[here.block])
 
 
 class Offers(NamedTuple):
@@ -263,18 +312,17 @@ def clear_bids(
     here = whole(env, state, params)
     drawn = luck(env, state, jnp.arange(env.tick_blocks))
     result = run_tick(env.rules, here, bidders, params.terms, drawn, bids, dropping(env, state))
-    summary, record = summarise(env, state, here, bidders, unit, result, params)
+    summary, record = summarise(env, state, here, bidders, unit, result, params, bids)
     _, pvalue = predictions(here, bidders.factor, params.terms)
-    bid = jnp.where(jnp.isnan(bids), bidders.scale[:, None] * pvalue, jnp.maximum(bids, 0.0))
+    bid = _given(bids, bidders.scale[:, None] * pvalue)
     cleared = result.cleared
     assert cleared is not None
-    reserve = jnp.maximum(params.terms.reserve, params.terms.outside_price * here.bank.outside[here.block])
     outcome = Outcome(
         bid=jnp.where((bidders.remaining > 0.0)[:, None] & (here.weight > 0.0), bid, 0.0),
         winner=cleared.winner,
         price=jnp.where(cleared.winner >= 0, cleared.price, 0.0),
         exposure=cleared.response.exposure,
         conversion=cleared.response.conversion,
-        least_winning=jnp.maximum(cleared.ranking.score[-1], reserve),
+        least_winning=jnp.maximum(cleared.ranking.score[-1], _least(here, params)),
     )
     return summary, record, outcome

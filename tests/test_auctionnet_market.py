@@ -13,9 +13,11 @@ import pytest
 from adarena import envs
 from adarena.envs.adapters.auctionnet import load_strategies
 from adarena.envs.adapters.auctionnet_host import SEAT, StrategyPolicy, play
+from adarena.envs.adapters.auctionnet_state import STATE16, state16
 from adarena.envs.data.auctionnet import log_of, read_log, write_log
 from adarena.envs.data.auctionnet_training import training_table
 from adarena.envs.market.counter import normals, normals_of
+from adarena.envs.testing import check_env
 from adarena.experiments import auctionnet
 from adarena.experiments.cli import main
 from adarena.experiments.rollout import rollout
@@ -246,3 +248,39 @@ def test_command_line_refusals(words: list[str], message: str, capsys: pytest.Ca
 def test_protocol_refusals(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         auctionnet.AuctionNetConfig(**changes)
+
+
+class AlphaByTick:
+    """A strategy that bids a multiple of the prediction, another one each tick, and keeps its sixteen numbers."""
+
+    alphas = np.linspace(0.6, 1.6, 8)
+
+    def __init__(self, budget: float = 100.0, name: str = "", cpa: float = 2.0, category: int = 1) -> None:
+        self.budget = self.remaining_budget = budget
+        self.cpa, self.category, self.name = cpa, category, name
+        self.states: list[np.ndarray] = []
+
+    def reset(self) -> None:
+        self.remaining_budget = self.budget
+
+    def bidding(self, tick: int, p_values: np.ndarray, sigmas: np.ndarray, *history: Any) -> np.ndarray:
+        self.states.append(state16(tick, p_values, self.remaining_budget, self.budget, *history, ticks=8))
+        return self.alphas[tick] * self.cpa * p_values
+
+
+@pytest.mark.parametrize("budget", [1e4, 0.6])
+def test_the_sixteen_numbers_are_an_observation(budget: float) -> None:
+    money = {"seat": 2, "base_budget": np.full(6, budget)}
+    env, params = small(observation="auctionnet", daily_impressions=350.0, **money)
+    assert tuple(entry.name for entry in env.OBSERVATION) == STATE16
+    strategy = AlphaByTick()
+    play(env, params, jax.random.key(4), {SEAT: strategy})
+    obs, state = env.reset(jax.random.key(4), params)
+    step = jax.jit(env.step)
+    assert len(strategy.states) == 8 or budget < 1.0, "a bidder without money is not asked"
+    for tick in range(len(strategy.states)):
+        assert obs.shape == (16,)
+        np.testing.assert_allclose(obs, strategy.states[tick], rtol=2e-3, atol=1e-7, err_msg=f"tick {tick}")
+        action = np.log(strategy.alphas[tick : tick + 1]) / np.log(float(params.max_multiplier))
+        obs, state, *_ = step(jax.random.key(0), state, jnp.asarray(action, jnp.float32), params)
+    check_env(env, params)
