@@ -88,7 +88,7 @@ def run(
     curve = _Curve(list(seeds), steps_per_update)
     start = functools.partial(_init_all, init, env, config, params, jnp.asarray(seeds, jnp.uint32))
     if resume and checkpoint is not None and checkpoints.steps(checkpoint):
-        states = _resume(checkpoint, start, curve, identity)
+        states = _resume(checkpoint, start, curve, identity, env)
     else:
         states = start()
     if place is not None:
@@ -190,13 +190,29 @@ class _Curve:
 _BEFORE = {"shards": "1"}  # what fields were, in effect, before checkpoints had them
 
 
-def _resume(folder: str | Path, start: Callable[[], Any], curve: _Curve, identity: dict[str, Any]) -> Any:
+def _as_known(env: Env, saved: str) -> str:
+    """The environment's ``repr`` without fields that ``saved`` does not have, where they are at their defaults: what it
+    would have been before it had them.
+    """
+    if not dataclasses.is_dataclass(env):
+        return repr(env)
+    kept = [
+        f"{field.name}={getattr(env, field.name)!r}"
+        for field in dataclasses.fields(env)
+        if f"{field.name}=" in saved or getattr(env, field.name) != field.default
+    ]
+    return f"{type(env).__qualname__}({', '.join(kept)})"
+
+
+def _resume(folder: str | Path, start: Callable[[], Any], curve: _Curve, identity: dict[str, Any], env: Env) -> Any:
     """The saved states, shaped as those that ``start`` makes; fills ``curve``. Refuses a checkpoint of another run."""
     newest = checkpoints.steps(folder)[-1]
     metadata = checkpoints.read_metadata(folder, newest)
     known = metadata.get("identity", {})
     for name in {**identity, **known}:
         saved, value = known.get(name, _BEFORE.get(name)), identity.get(name, _BEFORE.get(name))
+        if name == "env" and saved is not None:
+            value = _as_known(env, saved)
         if saved != value:
             raise checkpoints.CheckpointError(
                 f"{Path(folder)}: is a checkpoint of another run: {name} was {saved}, now {value}"

@@ -23,6 +23,8 @@ from adarena.agents.ppo_config import Config, make_config
 from adarena.agents.ppo_loss import shuffled_rows
 from adarena.agents.ppo_state import join_state, split_state
 from adarena.agents.shards import Axes, choose_devices, key_of, mean, number_of, over_shards, variance
+from adarena.agents.training import _as_known
+from adarena.envs import AutoBid
 from adarena.experiments.rollout import rollout
 
 SMALL: dict[str, Any] = {"num_envs": 8, "rollout_length": 10, "hidden": (16,), "minibatches": 2}
@@ -246,3 +248,11 @@ def _policy() -> ppo.PPOPolicy:
     config: Config = make_config(**SMALL)
     env = TargetEnv()
     return ppo.make_policy(config, env, ppo.init(config, env, env.default_params(), KEY))
+
+
+def test_a_field_that_came_later_leaves_old_checkpoints_usable() -> None:
+    env = AutoBid(advertisers=5)
+    assert _as_known(env, repr(env)) == repr(env)
+    old = repr(env).replace(", observation='full'", "").replace(", overspend='in_order'", "")
+    assert _as_known(env, old) == old
+    assert _as_known(dataclasses.replace(env, overspend="drop"), old) != old, "a field that matters still does"
