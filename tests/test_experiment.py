@@ -120,7 +120,7 @@ def test_bad_experiments_are_refused_before_anything_runs(changes: dict[str, obj
 COMMANDS = [
     (["fly"], "no command is called 'fly'"),
     (["run"], "run takes the name of an experiment"),
-    (["run", "autobid", "--preset", "huge"], "preset must be one of default, smoke, paper, got 'huge'"),
+    (["run", "autobid", "--preset", "huge"], "preset must be one of default, smoke, paper, auctionnet, got 'huge'"),
     (["run", "autobid", "--preset"], "--preset takes a value"),
     (["run", "autobid", "--mechanisms", "dutch"], "mechanisms must be among"),
     (["evaluate", "no-such-run"], "no-such-run"),

@@ -145,8 +145,8 @@ def resetter(number: int) -> Callable[..., Any]:
             "values": {"drift": state.drift},
             "response": {
                 "exposure": luck.exposure,
-                "click": jax.vmap(jax.random.bits)(luck.click),
-                "conversion": jax.vmap(jax.random.bits)(luck.conversion),
+                "click": jax.vmap(jax.random.bits)(luck.click[:, 0]),
+                "conversion": jax.vmap(jax.random.bits)(luck.conversion[:, 0]),
             },
             "rivals": {
                 "seat": state.seat.index,
