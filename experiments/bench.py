@@ -17,18 +17,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
 import polars as pl
 from rich.table import Table
 
+from adarena.experiments import bench_tables as shown
 from adarena.experiments.bench_auctionnet import auctionnet_tables, measure_auctionnet
-from adarena.experiments.bench_market import base_sizes, measure_environment, measure_throughput
+from adarena.experiments.bench_growth import growth_tables, measure_throughput
+from adarena.experiments.bench_market import measure_environment
+from adarena.experiments.bench_roofline import measure_roofline, roofline_tables
 from adarena.experiments.bench_startup import measure_startup, startup_tables
 from adarena.experiments.bench_training import measure_training
 from adarena.experiments.tables import console as console_of_width
 
-Part = Literal["training", "auctionnet", "environment", "throughput", "startup"]
-PARTS: tuple[Part, ...] = ("training", "auctionnet", "environment", "throughput", "startup")
+Part = Literal["training", "auctionnet", "environment", "throughput", "roofline", "startup"]
+PARTS: tuple[Part, ...] = ("training", "auctionnet", "environment", "throughput", "roofline", "startup")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +39,10 @@ class BenchConfig:
 
     Attributes:
         parts: ``"training"``: PPO in JAX against Stable-Baselines3, end to end; ``"auctionnet"``: whole days
-            of that simulator's market against a yardstick; ``"environment"``: random actions; ``"throughput"``: growth with
-            advertisers, impressions, environments and slots; ``"startup"``: import and first step in fresh processes.
+            of that simulator's market against a yardstick; ``"environment"``: random actions; ``"throughput"``: growth of
+            time and memory with advertisers, impressions, environments and slots; ``"roofline"``: this machine's rates, and
+            the share of a day of the ``"auctionnet"`` part that they explain; ``"startup"``: import and first step in fresh
+            processes.
         seconds: Seconds of one measurement, warm-up apart.
         repeats: Measurements of each contender.
         out: Folder of the result tables (parquet) and of ``bench.json`` (configuration and versions).
@@ -49,11 +53,13 @@ class BenchConfig:
         sb3_envs: Environments of Stable-Baselines3 with ``DummyVecEnv``.
         sb3_batch_envs: Environments of Stable-Baselines3 on the jitted batch.
         sizes: Environments at which the environment alone is measured.
-        advertisers: Sizes of the market for ``"throughput"``; where one varies, the others are 48 advertisers,
-        impressions: 64 impressions a tick,
-        environments: 64 environments
-        slots: and 3 slots.
-        blocks: Blocks of the bank of impressions for all but ``"training"``, which has the default market's.
+        advertisers: Sizes of the market for ``"throughput"``, one axis each; `adarena.experiments.bench_growth.AXES` says
+            what the others are where one varies.
+        impressions: Impressions a tick.
+        environments: Markets in a batch.
+        slots: Slots of an impression among 48 advertisers
+        crowded_slots: and among 8, so that some of them stay empty.
+        blocks: Blocks of the bank of impressions of ``"environment"`` and ``"throughput"``; the others have their market's.
         yardstick: Whether ``"environment"`` also measures NumPy on one tick of AuctionNet's size.
         quick: Whether to shrink everything, so that compiling is all that takes time; such numbers mean nothing.
     """
@@ -69,10 +75,11 @@ class BenchConfig:
     sb3_envs: int = 8
     sb3_batch_envs: int = 64
     sizes: tuple[int, ...] = (1, 8, 64, 256, 1024)
-    advertisers: tuple[int, ...] = (8, 16, 48, 96, 192)
-    impressions: tuple[int, ...] = (16, 64, 256, 1024)
-    environments: tuple[int, ...] = (1, 8, 64, 256, 1024)
-    slots: tuple[int, ...] = (1, 2, 3, 4, 5)
+    advertisers: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
+    impressions: tuple[int, ...] = (64, 256, 1024, 4096, 16384)
+    environments: tuple[int, ...] = (1, 4, 16, 64, 256, 1024, 4096)
+    slots: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    crowded_slots: tuple[int, ...] = (1, 2, 4, 8, 16)
     blocks: int = 16
     yardstick: bool = True
     quick: bool = False
@@ -85,7 +92,7 @@ class BenchConfig:
             raise ValueError(f"seconds must lie in (0, 3600], got {self.seconds!r}")
         for name in ("repeats", "batch", "minibatch", "epochs", "sb3_envs", "sb3_batch_envs", "blocks"):
             _check_count(name, getattr(self, name))
-        for name in ("jax_envs", "sizes", "advertisers", "impressions", "environments", "slots"):
+        for name in ("jax_envs", "sizes", "advertisers", "impressions", "environments", "slots", "crowded_slots"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must hold at least one size, got ()")
             for size in getattr(self, name):
@@ -124,6 +131,7 @@ _QUICK: dict[str, Any] = {
     "impressions": (8,),
     "environments": (2,),
     "slots": (2,),
+    "crowded_slots": (2,),
     "blocks": 2,
 }
 
@@ -133,8 +141,9 @@ def run_bench(config: BenchConfig) -> dict[str, pl.DataFrame]:
 
     Returns:
         The measurements of each part, one row a contender (or size) and repeat. All have ``repeat``, ``steps``
-        (environment steps; one steps one market by one tick), ``wall_seconds``, ``cpu_seconds``, ``steps_per_second``
-        and ``warmup_seconds`` (building and compiling, not in the others); ``"startup"`` makes one step and counts none.
+        (environment steps; one steps one market by one tick; of a kernel of ``"roofline"`` its passes), ``wall_seconds``,
+        ``cpu_seconds``, ``steps_per_second`` and ``warmup_seconds`` (building and compiling, not in the others);
+        ``"startup"`` makes one step and counts none.
 
     Raises:
         ImportError: The training part is asked for and Stable-Baselines3 is not installed.
@@ -157,7 +166,8 @@ def run_bench(config: BenchConfig) -> dict[str, pl.DataFrame]:
     parts: dict[str, tuple[Callable[..., pl.DataFrame], Callable[..., list[Table]]]] = {
         "training": (measure_training, _training_tables),
         "environment": (measure_environment, _environment_tables),
-        "throughput": (measure_throughput, _throughput_tables),
+        "throughput": (measure_throughput, growth_tables),
+        "roofline": (measure_roofline, roofline_tables),
         "auctionnet": (measure_auctionnet, auctionnet_tables),
         "startup": (measure_startup, startup_tables),
     }
@@ -189,39 +199,8 @@ def _about(config: BenchConfig) -> dict[str, Any]:
     }
 
 
-def _median(values: pl.Series, digits: int = 0) -> str:
-    return f"{np.median(values.to_numpy()):,.{digits}f}"
-
-
-def _most(values: pl.Series) -> str:
-    return f"{values.to_numpy().max():.1f}"
-
-
-def _ratio(values: pl.Series) -> str:
-    """``median (least-most)``."""
-    low, middle, high = np.quantile(values.to_numpy(), (0.0, 0.5, 1.0))
-    return f"{middle:.1f} ({low:.1f}-{high:.1f})"
-
-
-def _range(rows: pl.DataFrame) -> str:
-    """Least and most steps per second, over the median."""
-    speed = rows["steps_per_second"].to_numpy()
-    return f"{speed.min() / np.median(speed):.2f}-{speed.max() / np.median(speed):.2f}"
-
-
-def _cores(rows: pl.DataFrame) -> str:
-    return f"{rows['cpu_seconds'].to_numpy().sum() / rows['wall_seconds'].to_numpy().sum():.2f}"
-
-
-def _table(title: str, *columns: str, caption: str) -> Table:
-    table = Table(title=title, caption=caption, caption_justify="left")
-    for place, name in enumerate(columns):
-        table.add_column(name, justify="right" if place else "left")
-    return table
-
-
 def _training_tables(frame: pl.DataFrame, config: BenchConfig) -> list[Table]:
-    table = _table(
+    table = shown.new_table(
         "PPO on AutoBid, end to end: median (range) over the repeats",
         *("learner", "envs x ticks", "steps/s", "times SB3", "by CPU time", "cores", "warm-up s"),
         caption=f"Same for all: {config.batch} steps a batch, minibatches of {config.minibatch}, {config.epochs} "
@@ -231,34 +210,22 @@ def _training_tables(frame: pl.DataFrame, config: BenchConfig) -> list[Table]:
     )
     for (name, count), rows in frame.group_by("contender", "environments", maintain_order=True):
         shape = f"{count} x {rows['rollout_length'][0]}"
-        ratios = [_ratio(rows[column]) for column in ("ratio", "cpu_ratio")]
-        warmup = _most(rows["warmup_seconds"])
-        table.add_row(str(name), shape, _median(rows["steps_per_second"]), *ratios, _cores(rows), warmup)
+        ratios = [shown.ratio(rows[column]) for column in ("ratio", "cpu_ratio")]
+        warmup = shown.most(rows["warmup_seconds"])
+        table.add_row(str(name), shape, shown.median(rows["steps_per_second"]), *ratios, shown.cores(rows), warmup)
     return [table]
 
 
 def _environment_tables(frame: pl.DataFrame, config: BenchConfig) -> list[Table]:
     note = " The yardstick's tick is of AuctionNet's size; an episode of AuctionNet costs 26 of the yardstick's."
-    table = _table(
+    table = shown.new_table(
         "AutoBid under random actions: median over the repeats",
         *("interface", "environments", "steps/s", "range", "auctions/s", "cores", "warm-up s"),
         caption="A step clears one tick of one market." + note * config.yardstick,
     )
     for (api, count), rows in frame.group_by("api", "environments", maintain_order=True):
-        speed = _median(rows["steps_per_second"], 1 if api == "numpy yardstick" else 0)
-        warmup = _most(rows["warmup_seconds"])
-        auctions = _median(rows["auctions_per_second"])
-        table.add_row(str(api), str(count), speed, _range(rows), auctions, _cores(rows), warmup)
-    return [table]
-
-
-def _throughput_tables(frame: pl.DataFrame, config: BenchConfig) -> list[Table]:
-    table = _table(
-        "Throughput of the market: median over the repeats",
-        *("axis", "size", "steps/s", "range", "auctions/s", "bids/s, millions", "cores"),
-        caption=f"Impressions as simulated. What does not vary: {base_sizes(config)}.",
-    )
-    for (axis, size), rows in frame.group_by("axis", "size", maintain_order=True):
-        rates = [_median(rows["auctions_per_second"]), _median(rows["bids_per_second"] / 1e6, 1)]
-        table.add_row(str(axis), str(size), _median(rows["steps_per_second"]), _range(rows), *rates, _cores(rows))
+        speed = shown.median(rows["steps_per_second"], 1 if api == "numpy yardstick" else 0)
+        warmup = shown.most(rows["warmup_seconds"])
+        auctions = shown.median(rows["auctions_per_second"])
+        table.add_row(str(api), str(count), speed, shown.spread(rows), auctions, shown.cores(rows), warmup)
     return [table]

@@ -1,4 +1,4 @@
-"""Speed of the environment alone, and how it grows; what `adarena.experiments.bench` calls."""
+"""Speed of the environment alone, and what every part of `adarena.experiments.bench` measures with."""
 
 from __future__ import annotations
 
@@ -23,14 +23,7 @@ ENV_ID = "adarena/AutoBid-v0"
 
 # AuctionNet's tick: impressions, advertisers, slots. One of its episodes (48 ticks) costs 26 of the yardstick's.
 _YARDSTICK = (10_416, 48, 3)
-_BASE = {"advertisers": 48, "impressions": 64, "environments": 64, "slots": 3}
-_QUICK_BASE = {"advertisers": 4, "impressions": 8, "environments": 2, "slots": 2}
 QUICK_MARKET = {"advertisers": 4, "impressions": 8, "slots": 2, "ticks": 4, "blocks": 2}
-
-
-def base_sizes(config: BenchConfig) -> str:
-    """The sizes that stay while another varies, in words."""
-    return ", ".join(f"{size} {axis}" for axis, size in (_QUICK_BASE if config.quick else _BASE).items())
 
 
 class Span(NamedTuple):
@@ -74,24 +67,38 @@ def alternate(config: BenchConfig, contenders: list[Any], label: str) -> Iterato
                 bar.update()
 
 
-def play_at_random(env: Env, key: jax.Array, params: Any) -> tuple[jax.Array, jax.Array]:
-    """A whole episode under random actions, reset included; rewards and observations, summed up."""
+class Played(NamedTuple):
+    """An episode, summed up.
+
+    Attributes:
+        reward: Float32 scalar, sum of the rewards.
+        observed: Float32 scalar, sum of all observations; it keeps the compiler from leaving them out, which a learner
+            would need.
+        clearings: Int32 scalar, how often a block of impressions was cleared.
+    """
+
+    reward: jax.Array
+    observed: jax.Array
+    clearings: jax.Array
+
+
+def play_at_random(env: Env, key: jax.Array, params: Any) -> Played:
+    """A whole episode of AutoBid under random actions, reset included."""
     obs, state = env.reset(key, params)
     shape = (env.max_steps(params), *(env.action_space(params).shape or ()))
     actions = jax.random.uniform(jax.random.fold_in(key, 99), shape, minval=-1.0, maxval=1.0)
 
-    def tick(carry: tuple[Any, jax.Array], action: jax.Array) -> tuple[tuple[Any, jax.Array], jax.Array]:
+    def tick(carry: tuple[Any, jax.Array], action: jax.Array) -> tuple[tuple[Any, jax.Array], Any]:
         state, total = carry
         result = env.step(key, state, action, params)
-        # The sum keeps the compiler from leaving out the observation, which a learner would need.
-        return (result.state, total + result.obs), result.reward
+        return (result.state, total + result.obs), (result.reward, result.info["clearings"])
 
-    (_, total), rewards = jax.lax.scan(tick, (state, obs), actions)
-    return rewards.sum(), total.sum()
+    (_, total), (rewards, clearings) = jax.lax.scan(tick, (state, obs), actions)
+    return Played(rewards.sum(), total.sum(), clearings.sum())
 
 
 @functools.lru_cache(maxsize=64)
-def _program(env: Env) -> Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]:
+def _program(env: Env) -> Callable[[jax.Array, Any], Played]:
     """Episodes for ``[B]`` keys in one program."""
     return jax.jit(jax.vmap(functools.partial(play_at_random, env), in_axes=(0, None)))
 
@@ -180,27 +187,3 @@ def _measure_points(config: BenchConfig, points: list[Any], label: str) -> pl.Da
         rate = {"auctions_per_second": auctions, "bids_per_second": auctions * advertisers}
         rows.append(name | rate | {"repeat": repeat} | columns | {"warmup_seconds": warmup})
     return pl.DataFrame(rows)
-
-
-def measure_throughput(config: BenchConfig) -> pl.DataFrame:
-    """Growth: one size varies, the others stay; whole episodes under random actions inside one program.
-
-    Impressions are counted as they are simulated (each stands for many real ones), and once, however often an auction
-    is cleared again because somebody's money ran out.
-
-    Returns:
-        Also ``axis`` (``"advertisers"``, ``"impressions"``, ``"environments"`` or ``"slots"``), ``size``,
-        ``auctions_per_second`` and ``bids_per_second``.
-    """
-    base = _QUICK_BASE if config.quick else _BASE
-    fixed = {"blocks": config.blocks} | ({"ticks": 4} if config.quick else {})
-    points = []
-    axes = [(axis, size) for axis in base for size in getattr(config, axis)]
-    for axis, size in tqdm(axes, desc="compiling", disable=None, leave=False):
-        sizes = base | {axis: size}
-        count = sizes.pop("environments")
-        env: Any
-        env, params = make(ENV_ID, **fixed, **sizes)
-        call, steps, warmup = _warm(functools.partial(_scan, env, params, count), 0)
-        points.append(({"axis": axis, "size": size}, call, steps, warmup, env.impressions, env.advertisers))
-    return _measure_points(config, points, "throughput")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+import tyro
 from matplotlib import style as mpl_style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -185,7 +186,6 @@ def save(figure: Figure, out: Path, name: str) -> list[Path]:
 
 def script(draw: Callable[[Path], Figure], name: str) -> None:
     """The command line of a figure's script: ``[RESULTS [OUT]]``, prints what it wrote."""
-    import tyro
 
     def main(
         results: tyro.conf.Positional[Path] = DEFAULT_RESULTS, out: tyro.conf.Positional[Path] = Path(".")

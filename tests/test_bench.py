@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
+from rich.console import Console
 
-from adarena.experiments import bench
+from adarena.experiments import bench, bench_growth, bench_roofline
 from adarena.experiments.bench import PARTS, BenchConfig, run_bench
+from adarena.experiments.bench_growth import AXES, growth
 from adarena.experiments.bench_market import yardstick_tick
 from adarena.experiments.bench_training import REFERENCE
 
@@ -71,10 +75,128 @@ def test_rates_follow_from_steps_and_sizes(quick: tuple[dict[str, pl.DataFrame],
     own = market.filter(pl.col("api") != "numpy yardstick")
     np.testing.assert_allclose(own["auctions_per_second"], own["steps_per_second"] * 8)
     frame = quick[0]["throughput"]
-    assert set(frame["axis"]) == {"advertisers", "impressions", "environments", "slots"}
+    assert set(frame["axis"]) == {axis.name for axis in AXES}
     assert sorted(set(frame.filter(pl.col("axis") == "environments")["size"])) == [2]
     np.testing.assert_allclose(frame["auctions_per_second"], frame["steps_per_second"] * 8)
     np.testing.assert_allclose(frame["bids_per_second"], frame["auctions_per_second"] * 4)
+    # A call is a day of four ticks in each of two markets.
+    np.testing.assert_allclose(frame["call_seconds"] * frame["steps_per_second"], 8.0)
+    assert (frame["clearings"] >= 1.0).all()
+    assert frame["memory_bytes"].equals(frame["argument_bytes"] + frame["temp_bytes"] + frame["output_bytes"])
+    # The bank alone, pctr and pvalue: 2 blocks of 4 x 8 float32.
+    assert (frame["argument_bytes"] > 2 * 2 * 4 * 8 * 4).all()
+    assert (frame["compile_seconds"] <= frame["warmup_seconds"]).all()
+
+
+def test_growth_tells_linear_from_worse_and_finds_the_cliff() -> None:
+    size = np.array([8, 16, 64, 256])
+    steps = np.array([1.0, 2.0, 2.0, 3.0])
+    axes = {"linear": 1e-3 * size, "flat": 0.0 * size + 0.1, "square": 1e-6 * size**2.0, "cliff": 1e-3 * size * steps}
+    noise = [1.0, 1.3]  # the slower repeat does not count
+    frame = pl.DataFrame(
+        [
+            {"axis": axis, "size": n, "call_seconds": at * slower, "memory_bytes": 1000 + 10 * n, "repeat": repeat}
+            for axis, amounts in axes.items()
+            for n, at in zip(size, amounts, strict=True)
+            for repeat, slower in enumerate(noise)
+        ]
+    )
+    found = {(row["axis"], row["quantity"]): row for row in growth(frame).iter_rows(named=True)}
+    assert {axis: found[axis, "time"]["linear"] for axis in axes} == {
+        "linear": True,
+        "flat": True,
+        "square": False,
+        "cliff": False,
+    }
+    exponents = [found[axis, "time"]["exponent"] for axis in ("linear", "flat", "square")]
+    np.testing.assert_allclose(exponents, [1.0, 0.0, 2.0], atol=1e-12)
+    cliff = found["cliff", "time"]
+    assert (cliff["smallest"], cliff["largest"], cliff["cliff_at"]) == (8, 256, 16)
+    assert cliff["cliff"] == pytest.approx(2.0)
+    assert cliff["last_exponent"] == pytest.approx(1.0 + np.log(1.5) / np.log(4.0))
+    memory = found["flat", "memory"]
+    assert memory["linear"]
+    assert memory["last_exponent"] == pytest.approx(np.log(3560 / 1640) / np.log(4.0))
+    single = growth(frame.filter(pl.col("size") == 8))
+    assert single["exponent"].is_null().all()
+    assert single["linear"].is_null().all()
+
+
+def test_the_growth_tables_name_what_is_worse_than_linear(quick: tuple[dict[str, pl.DataFrame], Path]) -> None:
+    frame = quick[0]["throughput"]
+    larger = frame.filter(pl.col("axis") == "slots").with_columns(size=4 * pl.col("size"), call_seconds=1e3)
+    console = Console(width=200, file=io.StringIO())
+    for table in bench_growth.growth_tables(pl.concat([frame, larger]), BenchConfig(quick=True)):
+        console.print(table)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    verdicts = [line for line in lines if "time" in line and "slots" in line and "advertisers" not in line]
+    assert len(verdicts) == 1
+    assert "2-8" in verdicts[0]
+    assert "worse than linear" in verdicts[0]
+    memory = next(line for line in lines if "memory" in line and "slots" in line and "2-8" in line)
+    assert "linear or better" in memory
+
+
+def test_growth_compiles_whatever_is_kept_on_disk() -> None:
+    settings: Any = jax.config
+    before = settings.jax_enable_compilation_cache
+    with bench_growth._without_cache():
+        assert settings.jax_enable_compilation_cache is False
+    assert settings.jax_enable_compilation_cache is before
+
+
+def test_the_roofline_divides_work_by_rates(quick: tuple[dict[str, pl.DataFrame], Path]) -> None:
+    frame = quick[0]["roofline"]
+    machine, days = (frame.filter((pl.col("contender") == bench_roofline.MACHINE) == own) for own in (True, False))
+    assert set(days["contender"]) == {"bank", "fresh"}
+    np.testing.assert_allclose(machine["rate"], machine["operations"] * machine["steps_per_second"])
+    np.testing.assert_allclose(days["ideal_seconds"], days["operations"] / days["rate"])
+    # A day is four ticks here; a part's clocks are its day's.
+    np.testing.assert_allclose(days["share"], days["ideal_seconds"] * days["steps_per_second"] / 4)
+    for row in days.iter_rows(named=True):
+        rate = machine.filter((pl.col("part") == row["kernel"]) & (pl.col("repeat") == row["repeat"]))
+        assert (row["rate"], row["unit"]) == (rate["rate"][0], rate["unit"][0])
+    own = days.filter(~pl.col("counted"))
+    assert set(own["part"]) == {bench_roofline.RANK}
+    assert (own["operations"] >= 4).all()  # a tick is cleared at least once
+
+
+def test_a_days_work_follows_from_its_sizes() -> None:
+    shape = bench_roofline.Shape(advertisers=5, impressions=7, slots=2)
+    parts = {kind: bench_roofline.parts(kind, shape, blocks=10.0, clearings=12.0) for kind in ("bank", "fresh")}
+    work = {kind: {(part.kernel, part.operations) for part in listed} for kind, listed in parts.items()}
+    shared = {
+        ("tie hashes", 350.0),
+        ("memory, a block", 2800.0),  # scores and order, 4 bytes each
+        ("max pass", 12 * 5 * 35.0),  # three best scores, two winners
+        ("gather", 12 * 14.0),
+        ("scatter (book)", 12 * 14.0),
+        ("scatter (book)", (12 + 30) * 14.0),
+        ("memory, a block", 2 * 35 * 8.0),
+        ("max pass", 2 * 8 * 10 * 14.0),  # eight multipliers
+        (bench_roofline.RANK, 12.0),
+    }
+    assert work["bank"] == shared | {("memory, large", 1400.0), ("memory, large", 280.0)}
+    assert work["fresh"] == shared | {("counter normals", 350.0), ("counter normals", 70.0)}
+    assert {part.kernel for listed in parts.values() for part in listed} <= set(bench_roofline.kernels(shape, 64))
+
+
+def test_kernels_do_the_work_that_they_are_named_for() -> None:
+    kernels = bench_roofline.kernels(bench_roofline.Shape(advertisers=6, impressions=50, slots=2), 64)
+    # The second of two max passes finds the second best score of every impression.
+    passed = kernels["max pass"]
+    score = np.asarray(jax.random.uniform(jax.random.key(0), (6, 50)))
+    second = passed.one(jnp.int32(1), passed.one(jnp.int32(0), passed.start))
+    np.testing.assert_array_equal(np.asarray(second).view(np.float32), np.sort(score, axis=0)[-2])
+    booked = kernels["scatter (book)"]
+    assert float(booked.one(jnp.int32(0), booked.start).sum()) == booked.operations == 100
+    for name in ("counter normals", "threefry normals"):
+        drawn = np.asarray(kernels[name].one(jnp.int32(0), kernels[name].start))
+        assert drawn.shape == (6, 50)
+        assert 0.8 < drawn.std() < 1.2
+        assert not np.array_equal(drawn, kernels[name].one(jnp.int32(1), kernels[name].start))
+    ranked = kernels[bench_roofline.RANK]
+    assert ranked.one(jnp.int32(0), ranked.start).shape == (50,)
 
 
 def test_the_yardstick_pays_what_slots_cost() -> None:
@@ -87,12 +209,16 @@ def test_the_yardstick_pays_what_slots_cost() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parts": ()}, "parts must name at least one of training, auctionnet, environment, throughput, startup"),
+        (
+            {"parts": ()},
+            "parts must name at least one of training, auctionnet, environment, throughput, roofline, startup",
+        ),
         ({"parts": ("trainnig",)}, "parts must name .* got \\('trainnig',\\)"),
         ({"seconds": 0.0}, r"seconds must lie in \(0, 3600\], got 0.0"),
         ({"seconds": float("nan")}, "seconds must lie in"),
         ({"repeats": 0}, "repeats must be whole numbers of at least 1, got 0"),
         ({"slots": (1, 0)}, "slots must be whole numbers of at least 1, got 0"),
+        ({"crowded_slots": ()}, "crowded_slots must hold at least one size"),
         ({"sizes": ()}, "sizes must hold at least one size"),
         ({"minibatch": 1000}, r"minibatch must divide batch \(3072\), got 1000"),
         ({"sb3_envs": 7}, r"sb3_envs must divide batch \(3072\), got 7"),

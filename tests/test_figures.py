@@ -11,6 +11,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from adarena.agents.rules import RULES
+from adarena.experiments.bench_growth import growth
 from adarena.experiments.statistics import Interval, iqm
 from adarena.paper_figs import fig_curves, fig_day, fig_scores, fig_throughput, make, style
 
@@ -123,18 +124,19 @@ def throughput_table() -> pl.DataFrame:
     rng = np.random.default_rng(3)
     sizes = {
         "advertisers": [8, 16, 48, 128, 512],
-        "impressions": [16, 64, 256, 1024],
+        "impressions": [64, 256, 1024, 16384],
         "environments": [1, 4, 16, 64, 256, 1024],
         "slots": [1, 2, 3, 5],
+        "slots, 8 advertisers": [1, 2, 4, 8, 16],
     }
     rows = [
-        (axis, size, 3e6 * (size / 48) ** (-0.9 if axis == "advertisers" else 0.2) * np.exp(0.05 * rng.normal()))
+        (axis, size, 1e-3 * (1 + size ** (1.5 if axis == "advertisers" else 1.0)) * np.exp(0.05 * rng.normal()))
         for axis, values in sizes.items()
         for size in values
         for _ in range(3)
     ]
-    return pl.DataFrame(rows, schema=["axis", "size", "auctions_per_second"], orient="row").with_columns(
-        bids_per_second=pl.col("auctions_per_second") * 48, steps_per_second=pl.col("auctions_per_second") / 64
+    return pl.DataFrame(rows, schema=["axis", "size", "call_seconds"], orient="row").with_columns(
+        memory_bytes=2**20 + 2**16 * pl.col("size")
     )
 
 
@@ -291,14 +293,34 @@ def test_two_days_of_one_policy_are_refused(tmp_path: Path) -> None:
         fig_day.draw(tmp_path)
 
 
-def test_throughput_lines_are_medians(results: Path, tmp_path: Path) -> None:
-    ax = fig_throughput.draw(results).axes[3]
-    table = throughput_table().filter(pl.col("axis") == "slots")
-    expected = [table.filter(pl.col("size") == n)["auctions_per_second"].median() for n in (1, 2, 3, 5)]
-    np.testing.assert_allclose(ax.lines[1].get_ydata(), expected)
-    throughput_table().with_columns(auctions_per_second=pl.lit(0.0)).write_parquet(tmp_path / "throughput.parquet")
-    with pytest.raises(ValueError, match=r"auctions_per_second must be positive, got 0\.0"):
-        fig_throughput.draw(tmp_path)
+def test_throughput_lines_are_medians_and_memory_is_in_mebibytes(results: Path) -> None:
+    axes = fig_throughput.draw(results).axes
+    assert [ax.get_xlabel() for ax in axes[5:]] == list(fig_throughput._AXES.values())
+    rows = throughput_table().filter(pl.col("axis") == "slots")
+    middle = [rows.filter(pl.col("size") == n)["call_seconds"].median() for n in (1, 2, 3, 5)]
+    np.testing.assert_allclose(axes[3].lines[1].get_ydata(), middle)
+    np.testing.assert_allclose(axes[8].lines[1].get_ydata(), [1.0 + n / 16 for n in (1, 2, 3, 5)])
+    slope = growth(throughput_table()).filter((pl.col("axis") == "advertisers") & (pl.col("quantity") == "time"))
+    assert f"slope {slope['exponent'][0]:.2f}" in axes[0].texts[0].get_text()
+
+
+def test_throughput_guides_rise_as_fast_as_the_size(results: Path) -> None:
+    for ax in fig_throughput.draw(results).axes:
+        guides = [line for line in ax.lines if line.get_label() == "linear"]
+        assert len(guides) >= 2
+        for guide in guides:
+            x, y = np.log(guide.get_xdata()), np.log(guide.get_ydata())
+            assert (y[-1] - y[0]) / (x[-1] - x[0]) == pytest.approx(1.0)
+
+
+def test_throughput_of_one_size_is_drawn_and_bad_numbers_are_refused(tmp_path: Path) -> None:
+    one = throughput_table().filter(pl.col("size") == 16)
+    one.write_parquet(tmp_path / "throughput.parquet")
+    assert not any(ax.texts for ax in fig_throughput.draw(tmp_path).axes[:2])  # a slope takes two sizes
+    for column in fig_throughput.COLUMNS[1:]:
+        throughput_table().with_columns(pl.lit(0.0).alias(column)).write_parquet(tmp_path / "throughput.parquet")
+        with pytest.raises(ValueError, match=rf"{column} must be positive, got 0\.0"):
+            fig_throughput.draw(tmp_path)
 
 
 def test_every_policy_has_a_look_of_its_own() -> None:
