@@ -114,11 +114,12 @@ def run(config: AuctionNetConfig, **changes: Any) -> pl.DataFrame:
             columns = {column: np.asarray(metrics[column][seed], np.float64) for column in COLUMNS}
             who = [pl.lit(name).alias("policy"), pl.lit(seed if seeds else -1).alias("seed")]
             frames.append(cases.table.with_columns(*who, **{k: pl.Series(v) for k, v in columns.items()}))
+        if config.out:  # policy by policy, so that a run that is stopped has lost only its last one
+            Path(config.out).parent.mkdir(parents=True, exist_ok=True)
+            pl.concat(frames).write_parquet(config.out)
     scores = pl.concat(frames)
     console.print(_table(summarise(scores)))
     if config.out:
-        Path(config.out).parent.mkdir(parents=True, exist_ok=True)
-        scores.write_parquet(config.out)
         console.print(f"Scores are in {config.out}")
     return scores
 
