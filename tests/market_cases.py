@@ -155,7 +155,7 @@ def market(case: dict[str, jax.Array]) -> tuple[Visit, Bidders, Terms, ResponseD
         error_slope=jnp.float32(1.0),
     )
     bidders = Bidders(case["scale"], case["factor"], case["worth"], case["remaining"])
-    draws = ResponseDraws(case["luck"], jax.random.key(0), jax.random.key(1)) if "luck" in case else None
+    draws = ResponseDraws(case["luck"], jax.random.key(0)[None], jax.random.key(1)[None]) if "luck" in case else None
     return Visit(bank, jnp.int32(0), case["weight"], True), bidders, terms, draws
 
 
