@@ -102,10 +102,11 @@ def own_shape(model: RateModel) -> jax.Array:
     return 1.0 / relative_variance(rest)
 
 
-def content_factor(model: RateModel, signal: jax.Array) -> jax.Array:
-    """Expected own factor given the content signal; ``[A] -> [A]``."""
+def content_factor(model: RateModel, signal: jax.Array, lift: jax.Array | float = 0.0) -> jax.Array:
+    """Expected own factor given the content signal, ``[A] -> [A]``; ``lift`` as in `draw_rates`."""
     known = model.own_sd * jnp.sqrt(model.content_quality)
-    return jnp.exp(known * signal - 0.5 * known**2)
+    # A lift moves the signal along by its part; the rest of it has to be known otherwise.
+    return jnp.exp(known * signal - 0.5 * known**2 + model.own_sd * lift * (1.0 - model.content_quality))
 
 
 def draw_rates(
@@ -136,7 +137,13 @@ def draw_rates(
 
 
 def believe(
-    model: RateModel, owners: Owners, categories: int, signal: jax.Array, events: jax.Array, trials: jax.Array
+    model: RateModel,
+    owners: Owners,
+    categories: int,
+    signal: jax.Array,
+    events: jax.Array,
+    trials: jax.Array,
+    lift: jax.Array | float = 0.0,
 ) -> Belief:
     """The posterior of every ad's rate.
 
@@ -148,9 +155,11 @@ def believe(
         events: ``[A]`` clicks, or conversions reported by now.
         trials: ``[A]`` exposures (times their known match), or clicks times the share of their conversions that is
             reported by now (so that a delay does not look like a low rate).
+        lift: ``[A]`` or scalar, as in `draw_rates`: known to the platform, which would otherwise take the survivors' luck
+            for their category's.
     """
     shape = own_shape(model)
-    base = model.level * content_factor(model, signal)
+    base = model.level * content_factor(model, signal, lift)
     expected = base * trials
     discount = 1.0 / (1.0 + expected / shape)
     # Products with zeros and ones: sums over so few ads are faster than a scatter.
