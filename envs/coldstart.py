@@ -94,7 +94,7 @@ class ColdStart(Env):
     delay: bool = True
     twin: bool = True
     reward: str = "success"
-    spread: float = 0.7
+    spread: float = 1.0
     correlation: float = 0.2
     category_correlation: float = 0.2
     blocks: int = 128

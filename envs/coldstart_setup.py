@@ -38,16 +38,16 @@ _NUMBERS = {
     "max_multiplier": 2.0,
     "ctr_level": 0.01,
     "cvr_level": 0.05,
-    "category_sd": 0.25,
-    "advertiser_sd": 0.25,
-    "ctr_own_sd": 0.4,
-    "cvr_own_sd": 0.4,
+    "category_sd": 0.15,
+    "advertiser_sd": 0.15,
+    "ctr_own_sd": 0.35,
+    "cvr_own_sd": 0.35,
     "content_quality": 0.3,
     "history_trials": 60_000.0,
-    "mature_lift": 0.4,
+    "mature_lift": 0.7,
     "mature_bid_mean": 0.0,
     "mature_bid_noise": 0.2,
-    "mature_conversions": 4.0,
+    "mature_conversions": 24.0,
     "budget_noise": 0.5,
     "new_budget": 2.5,
     "target_noise": 0.1,
@@ -56,7 +56,7 @@ _NUMBERS = {
     "user_share": 1.0,
     "ad_share": 1.0,
 }
-_IMPRESSIONS_PER_AD = 2_000.0
+_IMPRESSIONS_PER_AD = 700.0
 _RESERVE = 1e-4
 
 
@@ -198,25 +198,27 @@ def _bank(env: ColdStart) -> Bank:
 
 
 def _forecast(env: ColdStart, params: Params) -> float:
-    """Revenue per real impression of the mature ads alone: what their bids would pay, or their budgets where those are less."""
+    """Revenue per real impression of the mature ads alone: what they would pay, or their budgets where those are less."""
     rng = np.random.default_rng(env.bank_seed + 1)
     n, p = env.mature, jax.device_get(params)
-    own = np.hypot(p.ctr_own_sd, p.cvr_own_sd)
-    sd = np.sqrt(own**2 + 2.0 * p.category_sd**2 + 2.0 * p.advertiser_sd**2)
-    blocks = np.asarray(p.bank.pvalue[: min(env.blocks, 16), :n])
+    match = np.concatenate(np.asarray(p.bank.pvalue[: min(env.blocks, 16), :n]), axis=1)
+    worlds, impressions = 16, match.shape[1]
+    sd = np.sqrt(p.ctr_own_sd**2 + p.cvr_own_sd**2 + 2.0 * p.category_sd**2 + 2.0 * p.advertiser_sd**2)
     lift = p.mature_lift * (p.ctr_own_sd + p.cvr_own_sd)
-    z = rng.standard_normal((len(blocks), n))
-    rate = p.ctr_level * p.cvr_level * np.exp(sd * z - 0.5 * sd**2 + lift)
-    bid = np.exp(p.mature_bid_mean) * p.base_target[:n] * rate
-    top = -np.sort(-bid[:, :, None] * blocks, axis=1)[:, : env.slots + 1]
-    top = np.concatenate([top, np.zeros((len(blocks), env.slots + 1, env.impressions))], axis=1)[:, : env.slots + 1]
+    rate = p.ctr_level * p.cvr_level * np.exp(sd * rng.standard_normal((worlds, n)) - 0.5 * sd**2 + lift)
+    bid = np.exp(p.mature_bid_mean + p.mature_bid_noise * rng.standard_normal((worlds, n))) * p.base_target[:n] * rate
+    budget = p.base_target[:n] * p.mature_conversions * np.exp(p.budget_noise * rng.standard_normal((worlds, n)))
     seen = np.cumprod(p.terms.exposure)
-    paid = (
-        top[:, :-1] if env.mechanism == "first_price" else np.maximum(top[:, 1:], p.terms.reserve * (top[:, :-1] > 0))
-    )
-    unbound = float((seen[:, None] * paid).sum(axis=1).mean())
-    budgets = float((p.mature_conversions * p.base_target[:n]).sum() * np.exp(0.5 * p.budget_noise**2))
-    return min(unbound, budgets / float(p.daily_impressions))
+    total = 0.0
+    for offered, limit in zip(bid, budget / p.daily_impressions, strict=True):
+        score = offered[:, None] * match
+        order = np.argsort(-score, axis=0)[: env.slots]
+        ranked = np.vstack([-np.sort(-score, axis=0), np.zeros((env.slots + 1, impressions))])[: env.slots + 1]
+        held = ranked[:-1] if env.mechanism == "first_price" else np.maximum(ranked[1:], p.terms.reserve)
+        paid = np.where(ranked[:-1] >= p.terms.reserve, held * seen[:, None], 0.0)[: len(order)]
+        by_ad = np.bincount(order.ravel(), paid.ravel(), n) / impressions
+        total += float(np.minimum(by_ad, limit).sum())
+    return max(total / worlds, 1e-9)
 
 
 class Prediction(NamedTuple):
