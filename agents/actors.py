@@ -146,7 +146,7 @@ def _initial_action(
     if config.initial_action is not None:
         if config.distribution == "categorical":
             raise TypeError(f"initial_action must be None for a Discrete action space, got {config.initial_action!r}")
-        start = _all_entries("initial_action", np.asarray(config.initial_action, np.float32), actions, layout)
+        start = _all_entries("initial_action", np.asarray(config.initial_action, np.float32), actions, layout_of(env))
     else:
         neutral = _neutral(env, actions)
         if neutral is None or config.distribution == "categorical":

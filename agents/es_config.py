@@ -60,8 +60,8 @@ class Config:
     objective: tuple[tuple[str, float], ...] = _static((("return", 1.0),))
     shaping: Shaping = _static("ranks")
     normalise_observations: bool = _static(True)
-    sigma: float = 0.05
-    learning_rate: float = 0.02
+    sigma: float = 0.02
+    learning_rate: float = 0.01
     decay_steps: float = math.inf
 
     @property
