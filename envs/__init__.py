@@ -3,6 +3,7 @@
 from typing import Any
 
 from adarena.envs.autobid import AutoBid
+from adarena.envs.coldstart import ColdStart
 from adarena.envs.core import AutoReset, Entry, Env, StepResult
 from adarena.envs.registry import make, register, registered
 
@@ -29,5 +30,18 @@ be foreseen, predictions that err, and AuctionNet's own market: 500,000 impressi
 
 register("adarena/AutoBid-v0", AutoBid)
 register("adarena/Replay-v0", AutoBid, **REPLAY)
+register("adarena/ColdStart-v0", ColdStart)
 
-__all__ = ["PRESETS", "REPLAY", "AutoBid", "AutoReset", "Entry", "Env", "StepResult", "make", "register", "registered"]
+__all__ = [
+    "PRESETS",
+    "REPLAY",
+    "AutoBid",
+    "AutoReset",
+    "ColdStart",
+    "Entry",
+    "Env",
+    "StepResult",
+    "make",
+    "register",
+    "registered",
+]

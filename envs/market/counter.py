@@ -46,6 +46,12 @@ def normals_of(seed: jax.Array, number: jax.Array, rows: int, row: jax.Array) ->
     return jnp.where(row < half, cosine, sine)
 
 
+def uniforms(seed: jax.Array, number: jax.Array, rows: int) -> jax.Array:
+    """Uniforms in (0, 1) of 24 bits, ``[N, M]``, a function of seed, row and number alone; arguments as for `normals`."""
+    h = _hash(seed, number[None, :], jnp.arange(rows)[:, None])
+    return ((h >> 8).astype(jnp.float32) + 0.5) * np.float32(2.0**-24)
+
+
 def _hash(seed: jax.Array, number: jax.Array, row: jax.Array) -> jax.Array:
     base = mix(mix(number.astype(jnp.uint32) * jnp.uint32(_GOLDEN) + seed[0]) ^ seed[1])
     return mix(base + (row.astype(jnp.uint32) + 1) * jnp.uint32(_ODD))

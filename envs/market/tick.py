@@ -17,6 +17,7 @@ from adarena.envs.market.auction import (
     rival_scores,
     tie_priority,
 )
+from adarena.envs.market.boost import Support, check_boosted, rank_boosted
 from adarena.envs.market.dropping import settle_dropping
 from adarena.envs.market.ledger import Settlement, book, settle
 from adarena.envs.market.response import Response, ResponseDraws, exposure_probability, respond
@@ -93,12 +94,14 @@ class Cleared(NamedTuple):
         winner: ``[K, M]`` int32 who holds each slot, -1 where it stays empty.
         price: ``[K, M]`` currency units per billable unit.
         response: Events of the ads shown.
+        charge: ``[K, M]`` currency units that the platform pays for bonuses; None without any.
     """
 
     ranking: Ranking
     winner: jax.Array
     price: jax.Array
     response: Response
+    charge: jax.Array | None = None
 
 
 class TickResult(NamedTuple):
@@ -113,6 +116,8 @@ class TickResult(NamedTuple):
         value: Conversions, or their worth.
         short: ``[N]`` bool: met a charge that it could not pay, and left there.
         clearings: Int32, how often the tick was cleared.
+        charge: Currency units that the platform paid for each one's bonuses; None without any.
+        fund: Scalar, their sum as the fund's account has it; None without any.
     """
 
     cleared: Cleared | None
@@ -123,6 +128,8 @@ class TickResult(NamedTuple):
     value: jax.Array
     short: jax.Array
     clearings: jax.Array
+    charge: jax.Array | None = None
+    fund: jax.Array | None = None
 
 
 def predictions(visit: Visit, factor: jax.Array, terms: Terms) -> tuple[jax.Array, jax.Array]:
@@ -162,6 +169,7 @@ def run_tick(
     draws: ResponseDraws | None,
     bids: jax.Array | None = None,
     dropping: jax.Array | None = None,
+    support: Support | None = None,
 ) -> TickResult:
     """Runs one tick for every advertiser at once.
 
@@ -173,7 +181,15 @@ def run_tick(
         draws: Luck of the response, or None for expectations.
         bids: ``[N, M]`` bids on single impressions, currency units per billable unit; NaN leaves a bid to ``bidders``.
         dropping: Key of the choice where overspent wins are dropped at random; None: money is spent in order.
+        support: Bonuses and the fund that pays for them (see `adarena.envs.market.boost`); None: there are none.
+
+    Raises:
+        ValueError: Ranks cannot be boosted under these rules, or where wins are dropped.
     """
+    if support is not None:
+        check_boosted(rules)
+        if dropping is not None:
+            raise ValueError(f"dropping must be None where ranks are boosted, got {dropping!r}")
     impressions = visit.weight.shape[0]
     pctr, pvalue = predictions(visit, bidders.factor, terms)
     units = billable(rules, pctr, pvalue)
@@ -203,9 +219,11 @@ def run_tick(
         weight=visit.weight,
         terms=terms,
         draws=draws,
+        support=support,
     )
     if dropping is None:
-        settlement = settle(lambda *args: _clear(rules, *args), offered, bidders.remaining, impressions)
+        remaining = bidders.remaining if support is None else jnp.append(bidders.remaining, support.fund)
+        settlement = settle(lambda *args: _clear(rules, *args), offered, remaining, impressions)
     else:
         settlement = settle_dropping(
             lambda offered, withdrawn: _clear(
@@ -235,6 +253,7 @@ class _Offered(NamedTuple):
     weight: jax.Array
     terms: Terms
     draws: ResponseDraws | None
+    support: Support | None
 
 
 def _price_is_score(rules: AuctionRules) -> bool:
@@ -250,15 +269,26 @@ def _reserve(rules: AuctionRules, terms: Terms, outside: jax.Array) -> jax.Array
 
 
 def _clear(rules: AuctionRules, offered: _Offered, leaves_at: jax.Array | None) -> tuple[Cleared, jax.Array, jax.Array]:
-    """Outcome, winners and charges when bidder ``n`` takes part up to impression ``leaves_at[n]``; None: to the end."""
+    """Outcome, winners and charges when bidder ``n`` takes part up to impression ``leaves_at[n]``; None: to the end.
+
+    With bonuses the fund is bidder ``N``, and the rows of winners and charges are ``2 K``: the bidders', then its own.
+    """
     terms = offered.terms
     order = jnp.arange(offered.weight.shape[0], dtype=jnp.int32)
-    taking_part = offered.score
+    taking_part, bidders = offered.score, offered.score.shape[0]
     if leaves_at is not None:
-        taking_part = jnp.where(order[None, :] < leaves_at[:, None], offered.score, 0.0)
-    ranking = rank(taking_part, offered.priority, rules.slots)
+        taking_part = jnp.where(order[None, :] < leaves_at[:bidders, None], offered.score, 0.0)
     exposed = exposure_probability(terms.exposure, terms.cascade)
-    price = payment_score(rules, ranking.score, exposed, offered.reserve)
+    charge = None
+    if offered.support is None:
+        ranking = rank(taking_part, offered.priority, rules.slots)
+        price = payment_score(rules, ranking.score, exposed, offered.reserve)
+    else:
+        funded = offered.support.fund > 0.0
+        if leaves_at is not None:
+            funded = funded & (order < leaves_at[bidders])
+        bonus = jnp.where(funded, offered.support.bonus, 0.0)
+        ranking, price, charge = rank_boosted(rules, taking_part, bonus, offered.priority, offered.reserve)
     void = terms.void_at_reserve & (price <= offered.reserve)
     winner = jnp.where(void, -1, ranking.winner)
     held = jnp.maximum(winner, 0), order[None, :]
@@ -272,7 +302,12 @@ def _clear(rules: AuctionRules, offered: _Offered, leaves_at: jax.Array | None) 
     pctr = offered.true_pctr.ravel().at[place].get(mode="promise_in_bounds") * factor
     pvalue = offered.true_pvalue.ravel().at[place].get(mode="promise_in_bounds") * factor
     response = respond(winner, pctr, pvalue / pctr, offered.weight, terms.exposure, terms.cascade, offered.draws)
-    return Cleared(ranking, winner, price, response), winner, price * getattr(response, _EVENT[rules.charge])
+    paid = price * getattr(response, _EVENT[rules.charge])
+    if charge is None:
+        return Cleared(ranking, winner, price, response), winner, paid
+    charge = charge * response.exposure
+    payers = jnp.concatenate([winner, jnp.where(charge > 0.0, bidders, -1)])
+    return Cleared(ranking, winner, price, response, charge), payers, jnp.concatenate([paid, charge])
 
 
 _EVENT = {"impression": "exposure", "click": "click", "conversion": "conversion"}
@@ -289,13 +324,15 @@ def _account(settlement: Settlement, visit: Visit, worth: jax.Array) -> TickResu
         value = book(winner, response.conversion * visit.bank.worth[visit.block], advertisers) * worth
     return TickResult(
         cleared=cleared,
-        spend=settlement.spend,
+        spend=settlement.spend[:advertisers],
         exposure=book(winner, response.exposure, advertisers),
         click=book(winner, response.click, advertisers),
         conversion=conversion,
         value=value,
-        short=settlement.leaves_at < visit.weight.shape[0],
+        short=settlement.leaves_at[:advertisers] < visit.weight.shape[0],
         clearings=settlement.clearings,
+        charge=book(winner, cleared.charge, advertisers) if cleared.charge is not None else None,
+        fund=settlement.spend[advertisers] if cleared.charge is not None else None,
     )
 
 
