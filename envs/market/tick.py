@@ -19,7 +19,7 @@ from adarena.envs.market.auction import (
 )
 from adarena.envs.market.boost import Support, check_boosted, rank_boosted
 from adarena.envs.market.dropping import settle_dropping
-from adarena.envs.market.ledger import Settlement, book, settle
+from adarena.envs.market.ledger import Settlement, book, settle, settle_in_parts
 from adarena.envs.market.response import Response, ResponseDraws, exposure_probability, respond
 from adarena.envs.market.traffic import Bank
 from adarena.envs.market.values import prediction_factor
@@ -223,7 +223,7 @@ def run_tick(
     )
     if dropping is None:
         remaining = bidders.remaining if support is None else jnp.append(bidders.remaining, support.fund)
-        settlement = settle(lambda *args: _clear(rules, *args), offered, remaining, impressions)
+        settlement = _settle(rules, offered, remaining)
     else:
         settlement = settle_dropping(
             lambda offered, withdrawn: _clear(
@@ -238,7 +238,7 @@ def run_tick(
 
 
 class _Offered(NamedTuple):
-    """All that clearing a tick needs."""
+    """All that clearing a tick needs. True rates are looked up by number, so they stay whole in a part (from ``first`` on)."""
 
     score: jax.Array
     priority: jax.Array
@@ -254,6 +254,41 @@ class _Offered(NamedTuple):
     terms: Terms
     draws: ResponseDraws | None
     support: Support | None
+    first: jax.Array | int = 0
+
+    def part(self, start: jax.Array, size: int, left: jax.Array) -> _Offered:
+        """Impressions ``start ... start + size - 1`` alone, for bidders (and fund) with ``left [N]`` money."""
+
+        def cut(x: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice_in_dim(x, start, size, -1)
+
+        names = ("priority", "reserve", "outside", "boost", "units", "weight")
+        arrays = {name: None if getattr(self, name) is None else cut(getattr(self, name)) for name in names}
+        bidders = self.score.shape[0]
+        score = jnp.where(left[:bidders, None] > 0.0, cut(self.score), 0.0)
+        support = None if self.support is None else Support(cut(self.support.bonus), left[bidders])
+        return self._replace(score=score, support=support, first=start, **arrays)
+
+
+def _settle(rules: AuctionRules, offered: _Offered, remaining: jax.Array) -> Settlement:
+    """Settles a tick; of many bidders many may run out in it, so theirs is settled in parts."""
+    bidders, impressions = offered.score.shape
+    parts = 1
+    # Luck that is drawn for a whole tick cannot be drawn for a part of one.
+    while offered.draws is None and bidders >= _MANY * 2 * parts and impressions % (2 * parts * _FEW) == 0:
+        parts *= 2
+    size = impressions // parts
+
+    def clear(offered: _Offered, leaves_at: jax.Array | None) -> tuple[Cleared, jax.Array, jax.Array]:
+        return _clear(rules, offered, leaves_at)
+
+    if parts == 1:
+        return settle(clear, offered, remaining, impressions)
+    return settle_in_parts(clear, lambda start, left: offered.part(start, size, left), remaining, parts, size)
+
+
+_MANY, _FEW = 64, 8
+"""Bidders for which a tick is one part, and impressions that a part has at least."""
 
 
 def _price_is_score(rules: AuctionRules) -> bool:
@@ -298,7 +333,7 @@ def _clear(rules: AuctionRules, offered: _Offered, leaves_at: jax.Array | None) 
         price = jnp.maximum(price, offered.outside / offered.units[held])
     factor = offered.factor[held[0]]
     # One flat index: on CPU, building an index of three parts costs as much as reading by it.
-    place = (offered.block * offered.score.shape[0] + held[0]) * order.size + order
+    place = (offered.block * bidders + held[0]) * offered.true_pctr.shape[-1] + offered.first + order
     pctr = offered.true_pctr.ravel().at[place].get(mode="promise_in_bounds") * factor
     pvalue = offered.true_pvalue.ravel().at[place].get(mode="promise_in_bounds") * factor
     response = respond(winner, pctr, pvalue / pctr, offered.weight, terms.exposure, terms.cascade, offered.draws)
