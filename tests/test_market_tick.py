@@ -24,7 +24,8 @@ from reference import Case, Outcome, reference_tick
 
 from adarena.envs.market import tick
 from adarena.envs.market.auction import CHARGES, MECHANISMS, AuctionRules
-from adarena.envs.market.tick import Opportunity, TickResult, opportunities, run_tick
+from adarena.envs.market.opportunities import Opportunity, opportunities
+from adarena.envs.market.tick import TickResult, run_tick
 
 
 def compare(fast: TickResult, slow: Outcome, label: str, tolerance: float) -> None:
