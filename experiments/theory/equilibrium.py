@@ -144,7 +144,8 @@ def first_price_bids(
     for turn in range(search + rest):
         rounds = 1 if turn < search else 8
         trials = [_trial(values, bids, bidders, samples, generator) for _ in range(rounds)]
-        bids = _moved(values, bids, *np.mean(trials, axis=0), step)
+        won, paid = np.mean(trials, axis=0)
+        bids = _moved(values, bids, won, paid, step)
         settled.append(bids)
     return BidFunction(values, np.mean(settled[-(rest // 2) :], axis=0))
 

@@ -92,7 +92,7 @@ def _equilibrium_rows(bidders: int, reserve: float, values: np.ndarray, seed: in
     ]
     apart = float(np.ptp([found.at(v) for v in AT], axis=1).max())
     rows.append(Row(f"{truth}: bids apart", f"{setting}, {len(found.bids)} starts", 0.0, apart, 0.0, 0.02))
-    gain = best_departure("first_price", found, values[:, : max(values.shape[1] // 10, 400)], reserve)
+    gain = best_departure("first_price", found.__call__, values[:, : max(values.shape[1] // 10, 400)], reserve)
     rows.append(sample_row(f"{truth}: gain from another bid, at most", setting, 0.0, gain, GAIN))
     # Beyond float32's own rounding bids at the reserve must not fall below it.
     bids = found(values).astype(np.float32)
