@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from adarena.envs.market.auction import AuctionRules
 from adarena.envs.market.ledger import score
-from adarena.envs.market.tick import Opportunity, TickResult, Visit
+from adarena.envs.market.opportunities import Opportunity
+from adarena.envs.market.tick import TickResult, Visit
 
 if TYPE_CHECKING:
     from adarena.envs.autobid_state import State

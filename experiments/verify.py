@@ -60,10 +60,12 @@ def groups() -> dict[str, Group]:
     from adarena.experiments.theory.positions import position_rows
     from adarena.experiments.theory.predictions import prediction_rows
     from adarena.experiments.theory.single_item import single_item_rows
+    from adarena.experiments.theory.whole_tick import tick_rows
 
     return {
         "one item": single_item_rows,
         "slots": position_rows,
+        "whole tick": tick_rows,
         "budgets and pacing": pacing_rows,
         "predictions": prediction_rows,
     }
@@ -112,7 +114,7 @@ def _printed(table: pl.DataFrame) -> Table:
         last = row["group"]
         error = f"{row['error']:.5f}" if row["error"] else "none"
         verdict = "holds" if row["holds"] else "[bold red]FAILS[/]"
-        numbers = (f"{row['analytic']:.5f}", f"{row['simulated']:.5f}", error, f"{row['tolerance']:.1g}")
+        numbers = (f"{row['analytic']:.5f}", f"{row['simulated']:.5f}", error, f"{row['tolerance']:.2g}")
         shown.add_row(row["truth"], row["setting"], *numbers, verdict)
     return shown
 

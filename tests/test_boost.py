@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from adarena.envs.market import tick
 from adarena.envs.market.auction import AuctionRules, tie_priority
 from adarena.envs.market.boost import Support, protected, rank_boosted
 from adarena.envs.market.tick import Bidders, Terms, TickResult, Visit, run_tick
@@ -130,6 +131,26 @@ def test_the_fund_is_spent_in_order() -> None:
         np.testing.assert_array_equal(result.cleared.winner, np.where(ahead, rich.cleared.winner, none.cleared.winner))
         cut += int(not ahead.all() and ahead.any())
     assert cut >= 5
+
+
+def test_the_fund_is_spent_in_order_in_parts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many bidders a tick is settled part after part: what the fund has left goes on to the next."""
+    cases = [(market(seed, budget=4.0), Support(bonuses(seed), jnp.float32(1.0))) for seed in range(6)]
+    whole = [run(case, support) for case, support in cases]
+    monkeypatch.setattr(tick, "_MANY", 1)
+    monkeypatch.setattr(tick, "_FEW", 4)
+
+    @jax.jit
+    def parts(bank: Bank, weight: jax.Array, bidders: Bidders, terms: Terms, support: Support) -> TickResult:
+        return run_tick(GSP, Visit(bank, jnp.int32(0), weight, False), bidders, terms, None, support=support)
+
+    for ((visit, bidders, terms), support), one in zip(cases, whole, strict=True):
+        two = parts(visit.bank, visit.weight, bidders, terms, support)
+        np.testing.assert_array_equal(one.cleared.winner, two.cleared.winner)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert any(float(one.fund) > 0.0 for one in whole)
+    assert any(bool(one.short.any()) for one in whole)
 
 
 def test_a_bonus_never_lowers_the_ads_rank() -> None:

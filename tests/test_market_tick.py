@@ -22,8 +22,10 @@ from market_cases import (
 )
 from reference import Case, Outcome, reference_tick
 
+from adarena.envs.market import tick
 from adarena.envs.market.auction import CHARGES, MECHANISMS, AuctionRules
-from adarena.envs.market.tick import Opportunity, TickResult, opportunities, run_tick
+from adarena.envs.market.opportunities import Opportunity, opportunities
+from adarena.envs.market.tick import TickResult, run_tick
 
 
 def compare(fast: TickResult, slow: Outcome, label: str, tolerance: float) -> None:
@@ -74,6 +76,22 @@ def test_optimised_program_and_single_markets_agree_with_the_reference(rules: Au
         slow = reference_tick(rules, case)
         compare(row(batch, number), slow, f"batch {number}", 0.0)
         compare(single({name: x[number] for name, x in arrays.items()}), slow, f"single {number}", 0.0)
+
+
+@pytest.mark.parametrize("rules", [AuctionRules("gsp", 3), AuctionRules("vcg", 2, "click", True)])
+def test_a_tick_in_parts_agrees_with_the_reference(rules: AuctionRules, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ticks of many bidders are settled part after part; here those of few are, in four parts of three impressions."""
+    monkeypatch.setattr(tick, "_MANY", 1)
+    monkeypatch.setattr(tick, "_FEW", 3)
+    sizes = []
+    whole = tick.settle_in_parts
+    monkeypatch.setattr(tick, "settle_in_parts", lambda *args: sizes.append(args[-2:]) or whole(*args))
+    cases = adversarial_cases(np.random.default_rng(9), rules)
+    batch = run_cases(rules, cases, optimised=False)
+    assert set(sizes) == {(4, 3)}
+    for number, case in enumerate(cases):
+        compare(row(batch, number), reference_tick(rules, case), f"case {number}", 0.0)
+    assert np.asarray(batch.clearings).max() >= 4
 
 
 @pytest.mark.parametrize("charge", CHARGES)

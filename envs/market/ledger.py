@@ -136,6 +136,38 @@ def settle(clear: Clear, inputs: Any, remaining: jax.Array, impressions: int) ->
     return Settlement(done.outcome, done.leaves_at, done.total, clearings)
 
 
+_LEAST = float(jnp.finfo(jnp.float32).tiny)
+
+
+def settle_in_parts(
+    clear: Clear, part: Callable[[jax.Array, jax.Array], Any], remaining: jax.Array, parts: int, size: int
+) -> Settlement:
+    """Settles a tick part after part: as `settle` does, but a bidder that runs out costs one more clearing of one part.
+
+    Args:
+        clear: As in `settle`, for ``size`` impressions.
+        part: ``part(start, left [N])``: what ``clear`` takes for the impressions from ``start`` on, without those who have
+            no money left.
+        remaining: ``[N]`` money left, currency units.
+        parts: How many there are.
+        size: Impressions of each.
+
+    Returns:
+        The settlement of the whole tick; arrays of the outcome must end in the axis of impressions.
+    """
+
+    def one(left: jax.Array, number: jax.Array) -> tuple[jax.Array, Settlement]:
+        done = settle(clear, part(number * size, left), left, size)
+        # Whoever has spent all to the last cent still takes part, until it meets a charge.
+        return jnp.where(done.leaves_at < size, 0.0, jnp.maximum(left - done.spend, _LEAST)), done
+
+    _, done = jax.lax.scan(one, remaining, jnp.arange(parts, dtype=jnp.int32))
+    outcome = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], parts * size), done.outcome)
+    # Whoever has left takes part in none of the later parts.
+    spend = jnp.minimum(done.spend.sum(axis=0), remaining)
+    return Settlement(outcome, done.leaves_at.sum(axis=0), spend, 1 + (done.clearings - 1).sum())
+
+
 def _solve_batch(
     size: int,
     axes: Any,

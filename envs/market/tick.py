@@ -14,12 +14,11 @@ from adarena.envs.market.auction import (
     eligible,
     payment_score,
     rank,
-    rival_scores,
     tie_priority,
 )
 from adarena.envs.market.boost import Support, check_boosted, rank_boosted
 from adarena.envs.market.dropping import settle_dropping
-from adarena.envs.market.ledger import Settlement, book, settle
+from adarena.envs.market.ledger import Settlement, book, settle, settle_in_parts
 from adarena.envs.market.response import Response, ResponseDraws, exposure_probability, respond
 from adarena.envs.market.traffic import Bank
 from adarena.envs.market.values import prediction_factor
@@ -201,9 +200,9 @@ def run_tick(
     boost = (units if rules.charge != "impression" else pctr) ** terms.kappa if rules.quality_ranking else None
     score = bid if boost is None else bid * boost
     outside = terms.outside_price * visit.bank.outside[visit.block]
-    if not _price_is_score(rules):
+    if not price_is_score(rules):
         score = jnp.where(bid * units >= outside[None, :], score, 0.0)
-    reserve = _reserve(rules, terms, outside)
+    reserve = least_score(rules, terms, outside)
     number = visit.block * impressions + jnp.arange(impressions) if visit.number is None else visit.number
     offered = _Offered(
         score=eligible(jnp.where((visit.weight > 0.0) & (bidders.remaining[:, None] > 0.0), score, 0.0), reserve),
@@ -211,7 +210,7 @@ def run_tick(
         reserve=reserve,
         outside=outside,
         boost=boost,
-        units=None if _price_is_score(rules) else units,
+        units=None if price_is_score(rules) else units,
         true_pctr=visit.bank.pctr,
         true_pvalue=visit.bank.pvalue,
         block=visit.block,
@@ -223,7 +222,7 @@ def run_tick(
     )
     if dropping is None:
         remaining = bidders.remaining if support is None else jnp.append(bidders.remaining, support.fund)
-        settlement = settle(lambda *args: _clear(rules, *args), offered, remaining, impressions)
+        settlement = _settle(rules, offered, remaining)
     else:
         settlement = settle_dropping(
             lambda offered, withdrawn: _clear(
@@ -238,7 +237,7 @@ def run_tick(
 
 
 class _Offered(NamedTuple):
-    """All that clearing a tick needs."""
+    """All that clearing a tick needs. True rates are looked up by number, so they stay whole in a part (from ``first`` on)."""
 
     score: jax.Array
     priority: jax.Array
@@ -254,16 +253,51 @@ class _Offered(NamedTuple):
     terms: Terms
     draws: ResponseDraws | None
     support: Support | None
+    first: jax.Array | int = 0
+
+    def part(self, start: jax.Array, size: int, left: jax.Array) -> _Offered:
+        """Impressions ``start ... start + size - 1`` alone, for bidders (and fund) with ``left [N]`` money."""
+
+        def cut(x: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice_in_dim(x, start, size, -1)
+
+        names = ("priority", "reserve", "outside", "boost", "units", "weight")
+        arrays = {name: None if getattr(self, name) is None else cut(getattr(self, name)) for name in names}
+        bidders = self.score.shape[0]
+        score = jnp.where(left[:bidders, None] > 0.0, cut(self.score), 0.0)
+        support = None if self.support is None else Support(cut(self.support.bonus), left[bidders])
+        return self._replace(score=score, support=support, first=start, **arrays)
 
 
-def _price_is_score(rules: AuctionRules) -> bool:
+def _settle(rules: AuctionRules, offered: _Offered, remaining: jax.Array) -> Settlement:
+    """Settles a tick; of many bidders many may run out in it, so theirs is settled in parts."""
+    bidders, impressions = offered.score.shape
+    parts = 1
+    # Luck that is drawn for a whole tick cannot be drawn for a part of one.
+    while offered.draws is None and bidders >= _MANY * 2 * parts and impressions % (2 * parts * _FEW) == 0:
+        parts *= 2
+    size = impressions // parts
+
+    def clear(offered: _Offered, leaves_at: jax.Array | None) -> tuple[Cleared, jax.Array, jax.Array]:
+        return _clear(rules, offered, leaves_at)
+
+    if parts == 1:
+        return settle(clear, offered, remaining, impressions)
+    return settle_in_parts(clear, lambda start, left: offered.part(start, size, left), remaining, parts, size)
+
+
+_MANY, _FEW = 64, 8
+"""Bidders for which a tick is one part, and impressions that a part has at least."""
+
+
+def price_is_score(rules: AuctionRules) -> bool:
     """Whether scores are money per exposed impression, so that an outside price acts as a reserve."""
     return rules.charge == "impression" and not rules.quality_ranking
 
 
-def _reserve(rules: AuctionRules, terms: Terms, outside: jax.Array) -> jax.Array:
+def least_score(rules: AuctionRules, terms: Terms, outside: jax.Array) -> jax.Array:
     """Least score that may hold a slot of each impression, ``[M]``."""
-    if _price_is_score(rules):
+    if price_is_score(rules):
         return jnp.maximum(terms.reserve, outside)
     return jnp.broadcast_to(terms.reserve, outside.shape)
 
@@ -298,7 +332,7 @@ def _clear(rules: AuctionRules, offered: _Offered, leaves_at: jax.Array | None) 
         price = jnp.maximum(price, offered.outside / offered.units[held])
     factor = offered.factor[held[0]]
     # One flat index: on CPU, building an index of three parts costs as much as reading by it.
-    place = (offered.block * offered.score.shape[0] + held[0]) * order.size + order
+    place = (offered.block * bidders + held[0]) * offered.true_pctr.shape[-1] + offered.first + order
     pctr = offered.true_pctr.ravel().at[place].get(mode="promise_in_bounds") * factor
     pvalue = offered.true_pvalue.ravel().at[place].get(mode="promise_in_bounds") * factor
     response = respond(winner, pctr, pvalue / pctr, offered.weight, terms.exposure, terms.cascade, offered.draws)
@@ -334,58 +368,3 @@ def _account(settlement: Settlement, visit: Visit, worth: jax.Array) -> TickResu
         charge=book(winner, cleared.charge, advertisers) if cleared.charge is not None else None,
         fund=settlement.spend[advertisers] if cleared.charge is not None else None,
     )
-
-
-class Opportunity(NamedTuple):
-    """What the slots of a tick would have cost one seat, rivals' bids given; ``[K, M]`` each, weights included.
-
-    Attributes:
-        cost: Currency units, in expectation.
-        value: Units of true value, in expectation; 0 where the seat could not have taken the slot at any bid.
-        least_score: Score that would have taken the slot (reserve included).
-        unit_score: ``[M]`` the seat's score at one currency unit per unit of predicted value.
-    """
-
-    cost: jax.Array
-    value: jax.Array
-    least_score: jax.Array
-    unit_score: jax.Array
-
-
-def opportunities(
-    rules: AuctionRules, visit: Visit, seat: jax.Array, bidders: Bidders, terms: Terms, ranking: Ranking
-) -> Opportunity:
-    """Prices and values of all slots for ``seat``, for the hindsight bound and for bid landscapes.
-
-    In first price the seat is let pay just what beats the rivals, which only hindsight can. It is ranked, and charged a
-    unit, by predicted rates, as the platform sees them; units are brought to money per exposed impression by true rates.
-    """
-    rivals = rival_scores(ranking, seat)
-    exposed = exposure_probability(terms.exposure, terms.cascade)
-    outside = terms.outside_price * visit.bank.outside[visit.block]
-    factor = bidders.factor[seat]
-    pctr = visit.bank.pctr[visit.block, seat] * factor
-    pvalue = visit.bank.pvalue[visit.block, seat] * factor
-    units = billable(rules, pctr, pvalue)
-    predicted_pctr, predicted = predictions_of(visit, seat, factor, terms)
-    predicted_units = billable(rules, predicted_pctr, predicted)
-    quality = predicted_pctr if rules.charge == "impression" else predicted_units
-    boost = quality**terms.kappa if rules.quality_ranking else 1.0
-    reserve = _reserve(rules, terms, outside)
-    least = jnp.maximum(rivals, reserve)
-    if rules.mechanism == "vcg":
-        # With rivals below it, the seat in slot k displaces those from k on.
-        shifted = jnp.concatenate([jnp.zeros_like(rivals[:1]), rivals])
-        paid = payment_score(rules, shifted, exposed, reserve)
-    elif rules.mechanism == "second_price":
-        paid = jnp.broadcast_to(least[-1], least.shape)
-    else:
-        paid = least
-    floor = outside / predicted_units  # per billable unit, as `run_tick` has it
-    per_exposure = jnp.maximum(paid / boost, floor) * units
-    void = terms.void_at_reserve & (paid <= reserve)
-    share = jnp.where(void, 0.0, exposed[:, None] * visit.weight)
-    worth = bidders.worth[seat] * (visit.bank.worth[visit.block] if visit.basket else 1.0)
-    basket = visit.bank.worth[visit.block] if visit.basket else 1.0
-    unit_score = predicted * basket / predicted_units * boost
-    return Opportunity(per_exposure * share, pvalue * worth * share, jnp.maximum(least, floor * boost), unit_score)

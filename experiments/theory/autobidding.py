@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
-from adarena.envs.market.auction import AuctionRules, payment_score, rank, tie_priority
+from adarena.envs.market.auction import AuctionRules
 from adarena.envs.market.hindsight import hindsight
-from adarena.experiments.theory.equilibrium import clear_single
+from adarena.experiments.theory.equilibrium import clear, clear_single
 from adarena.experiments.theory.row import Row, sample_row
 
 HORIZONS = (1_000, 4_000, 16_000, 64_000)
@@ -114,14 +114,13 @@ def _campaigns(
     """Campaigns side by side, as impressions of one auction; values, rival bids and gains, ``[T, R]`` each."""
     rules = AuctionRules("second_price", slots=1)
     value, rival = jax.random.uniform(key, (2, horizon, repetitions), minval=1e-6)
-    one, free, order = jnp.ones(1), jnp.zeros(repetitions), tie_priority(jnp.arange(repetitions), 2)
+    one, free = jnp.ones((1, repetitions)), jnp.zeros(repetitions)
 
     def auction(carry: tuple[jax.Array, jax.Array], draw: tuple[jax.Array, jax.Array]) -> tuple:
         mu, left = carry
         bid = jnp.minimum(draw[0] / (1.0 + mu), left)
-        ranking = rank(jnp.stack([bid, draw[1]]), order, 1)
-        price = payment_score(rules, ranking.score, one, free)[0]
-        won = ranking.winner[0] == 0
+        cleared = clear(rules, jnp.stack([bid, draw[1]]), one, free)
+        price, won = cleared.payment[0], cleared.winner[0] == 0
         spend = jnp.where(won, price, 0.0)
         mu = jnp.maximum(mu - horizon**-0.5 * (rate - spend), 0.0)
         return (mu, left - spend), jnp.where(won, draw[0] - price, 0.0)
@@ -133,7 +132,7 @@ def _campaigns(
 def _regret_rows(samples: int, seed: int, rate: float = 0.1) -> list[Row]:
     """Published: regret over root T of .36 to .40, ratio of .927 to .990, for T of 1,000 to 64,000.
 
-    With the fluid value as the benchmark the first campaigns are on .36, with hindsight on .35; later both agree.
+    With the fluid value as the benchmark the first campaigns are on .356, with hindsight on .353; later both agree.
     """
     name, rows, means = "Adaptive pacing", [], []
     published = {HORIZONS[0]: (0.927, 3e-3), HORIZONS[-1]: (0.990, 5e-4)}  # the latter to its last digit
@@ -144,7 +143,10 @@ def _regret_rows(samples: int, seed: int, rate: float = 0.1) -> list[Row]:
         lost = {"fluid": found.relaxed - found.utility, "hindsight": found.hindsight - found.utility}
         for benchmark, regret in lost.items():
             truth = f"{name}: regret to {benchmark} over root of auctions"
-            rows.append(sample_row(truth, setting, 0.38, regret / np.sqrt(horizon), 0.03))
+            tolerance = (
+                0.025 if benchmark == "fluid" else 0.03
+            )  # half of .36 to .40, its rounding, what hindsight is less
+            rows.append(sample_row(truth, setting, 0.38, regret / np.sqrt(horizon), tolerance))
         if horizon in published:
             ratio = 1.0 - lost["fluid"] / (horizon * fluid_utility(rate))
             analytic, tolerance = published[horizon]

@@ -48,26 +48,28 @@ def payments(mechanism: str, bids: np.ndarray, instances: Instances) -> np.ndarr
     return _play(mechanism, bids, instances)[1]
 
 
-def largest_gain(mechanism: str, instances: Instances, steps: int = 41) -> np.ndarray:
-    """What the best unilateral departure from the truth brings, over all advertisers and a grid of bids.
+def largest_gain(mechanism: str, instances: Instances, steps: int = 41, bids: np.ndarray | None = None) -> np.ndarray:
+    """What the best unilateral departure from ``bids`` brings, over all advertisers and a grid of other bids.
 
     Args:
         mechanism: As in `AuctionRules`.
         instances: The auctions.
         steps: Bids tried, from 0 to 1.2 times the highest value, the same for all.
+        bids: ``[N, M]`` of everybody; None for the truth.
 
     Returns:
-        ``[M]`` float64 largest gain over the truth; 0 or less where none pays.
+        ``[M]`` float64 largest gain; 0 or less where none pays.
     """
     values = instances.values
+    kept = values if bids is None else bids.astype(np.float32)
     tried = np.linspace(0.0, 1.2 * values.max(), steps, dtype=np.float32)
-    # Departures lie side by side with the truth as instances of one batch: [M, 1 + steps], flattened.
+    # Departures lie side by side with what is kept as instances of one batch: [M, 1 + steps], flattened.
     wide = Instances(*(np.repeat(part, steps + 1, axis=-1) for part in instances))
     gains = []
     for seat in range(len(values)):
-        bids = np.repeat(values[:, :, None], steps + 1, axis=2)
-        bids[seat, :, 1:] = tried
-        utility = _utility(mechanism, bids.reshape(len(values), -1), wide, seat).reshape(-1, steps + 1)
+        offers = np.repeat(kept[:, :, None], steps + 1, axis=2)
+        offers[seat, :, 1:] = tried
+        utility = _utility(mechanism, offers.reshape(len(values), -1), wide, seat).reshape(-1, steps + 1)
         gains.append((utility[:, 1:] - utility[:, :1]).max(axis=1))
     return np.max(gains, axis=0)
 
@@ -84,9 +86,9 @@ def position_rows(samples: int, seed: int) -> list[Row]:
         rows += _equivalence_rows(min(max(samples // 400, 50), 500), slots, seed)
     for slots, reserve in ((1, 0.0), (3, 0.0), (3, 0.5), (5, 0.3)):
         count = min(max(samples // 1000, 20), 200)
-        gain = largest_gain("vcg", random_instances(count, slots, slots + 3, reserve, seed)).max()
+        gain = _gain("vcg", random_instances(count, slots, slots + 3, reserve, seed))
         setting = f"{slots} slots, {slots + 3} advertisers, reserves to {reserve:g}, largest of {count}"
-        rows.append(Row("VCG: gain from not bidding the truth", setting, 0.0, float(gain), 0.0, ROUNDING))
+        rows.append(Row("VCG: gain from not bidding the truth", setting, 0.0, gain, 0.0, ROUNDING))
     return rows
 
 
@@ -130,7 +132,23 @@ def _example_rows(seed: int) -> list[Row]:
         Row("GSP, lowest envy-free equilibrium: revenue", name, 7.2, float(gsp.sum())),
         Row("GSP revenue, truthful bids", name, 13.2, float(truthful.sum()), 0.0, ROUNDING),
     ]
-    return rows
+    others = [
+        balanced_bids(example.values, example.exposure, start=start, seed=seed).bids for start in (0.05, 0.5, 1.0)
+    ]
+    apart = float(np.ptp([bids, *others], axis=0).max())
+    # Advertiser 1 would rather have the third slot at 2 than the first at 8: .6 x (10 - 2) against 10 - 8.
+    return [
+        *rows,
+        Row("GSP, lowest envy-free equilibrium: bids apart", f"{name}, 4 starts", 0.0, apart),
+        Row("GSP, truthful bids: gain from another bid, at most", name, 2.8, _gain("gsp", example), 0.0, ROUNDING),
+        Row("GSP, lowest envy-free equilibrium: gain from another bid", name, 0.0, _gain("gsp", example, bids)),
+        Row("VCG: gain from not bidding the truth", name, 0.0, _gain("vcg", example), 0.0, ROUNDING),
+    ]
+
+
+def _gain(mechanism: str, instances: Instances, bids: np.ndarray | None = None) -> float:
+    """The most that any advertiser gains by another bid in any instance; 0 where nobody does."""
+    return max(float(largest_gain(mechanism, instances, bids=bids).max()), 0.0)
 
 
 def _equivalence_rows(count: int, slots: int, seed: int) -> list[Row]:
@@ -141,7 +159,10 @@ def _equivalence_rows(count: int, slots: int, seed: int) -> list[Row]:
     vcg = payments("vcg", instances.values, instances)
     setting = f"{slots} slots, {slots + 2} advertisers, largest of {count}"
     apart = float(np.abs(paid.sum(axis=0) / vcg.sum(axis=0) - 1.0).max())
+    few = Instances(*(part[..., :50] for part in instances))
+    gain = _gain("gsp", few, bids[:, :50])
     return [
+        Row("GSP, lowest envy-free equilibrium: gain from another bid", setting.replace(str(count), "50"), 0.0, gain),
         Row("GSP, lowest envy-free equilibrium: revenue over VCG's less 1, largest", setting, 0.0, apart),
         Row(
             "GSP, lowest envy-free equilibrium: largest envy",

@@ -10,8 +10,11 @@ import numpy as np
 from scipy import integrate, stats
 
 from adarena.envs.autobid import AutoBid
+from adarena.envs.autobid_state import State
+from adarena.envs.market.ledger import Accounts
 from adarena.envs.market.response import delay_distribution, draw, respond
 from adarena.envs.market.values import prediction_factor
+from adarena.envs.rivals import KINDS
 from adarena.experiments.theory.equilibrium import clear_single
 from adarena.experiments.theory.row import Row, sample_row
 
@@ -43,7 +46,7 @@ def prediction_rows(samples: int, seed: int) -> list[Row]:
             rows.append(sample_row("Winner's curse, published figure", setting, known, parts, 5e-3))
     for number, (mean, hours) in enumerate(DELAYS):
         rows += _delay_rows(mean, hours, samples, (seed, 31, number))
-    return rows + _mixture_rows() + [_bookkeeping_row(seed)]
+    return rows + _mixture_rows() + _bookkeeping_rows(seed)
 
 
 def ratio_parts(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -145,22 +148,48 @@ def _mixture_rows() -> list[Row]:
     return rows
 
 
-def _bookkeeping_row(seed: int, mean: float = 24.0) -> Row:
-    """AutoBid's pending conversions over a day, against the exponential law at the value that each tick brought."""
-    env = AutoBid(ticks=24, advertisers=4, slots=1, impressions=64, delay=True, blocks=16)
+def _bookkeeping_rows(seed: int, mean: float = 24.0) -> list[Row]:
+    """The accounts of AutoBid at the end of a day whose ticks are all alike: what it shows as cost per conversion."""
+    env = AutoBid(ticks=24, advertisers=4, slots=1, impressions=64, delay=True, blocks=1)
     step = 24.0 / env.ticks / mean
     # Clicks fall evenly within their tick; these are the shares reported by the end of that tick, the next one ...
     by_lag = 1.0 + np.exp(-step * np.arange(env.ticks)) * np.expm1(-step) / step
-    lags = jnp.asarray(np.diff(by_lag, prepend=0.0), jnp.float32)
-    params = dataclasses.replace(env.default_params(), delay_distribution=lags)
-    _, state = jax.jit(env.reset)(jax.random.key(seed), params)
-    value = [np.zeros(env.advertisers)]
-    advance = jax.jit(env.step)
-    for tick in range(env.ticks):
-        _, state, *_ = advance(jax.random.key(tick), state, jnp.zeros(env.action_space(params).shape), params)
-        value.append(np.asarray(state.accounts.value, float))
-    brought = np.diff(value, axis=0).sum(axis=1)
-    setting = f"AutoBid, exponential delay of mean {mean:g} h, {env.ticks} ticks"
-    share = float(by_lag[::-1] @ brought / brought.sum())
-    reported = float(np.asarray(state.accounts.reported, float).sum() / brought.sum())
-    return Row("Delayed conversions: share reported", setting, share, reported, 0.0, 1e-4)
+    params, even = env.default_params(), jnp.full(env.ticks, 1.0 / env.ticks)
+    params = dataclasses.replace(
+        params,
+        delay_distribution=jnp.asarray(np.diff(by_lag, prepend=0.0), jnp.float32),
+        # One block, as many impressions each tick, as many clicks, multipliers that stay, money enough: spend is even.
+        bank=dataclasses.replace(params.bank, daily=even, ctr_factor=jnp.ones(env.ticks)),
+        base_budget=1e4 * params.base_budget,
+        rival_mix=jnp.asarray([float(kind == "constant") for kind in KINDS]),
+        **dict.fromkeys(("traffic_noise", "drift_pattern", "drift_noise"), jnp.float32(0.0)),
+    )
+    still = jnp.zeros(env.action_space(params).shape)
+
+    @jax.jit
+    def day(key: jax.Array) -> tuple[Accounts, Accounts]:
+        def tick(state: State, key: jax.Array) -> tuple[State, Accounts]:
+            state = env.step(key, state, still, params).state
+            return state, state.accounts
+
+        keys = jax.random.split(key, env.ticks + 1)
+        state, history = jax.lax.scan(tick, env.reset(keys[0], params)[1], keys[1:])
+        return state.accounts, history
+
+    accounts, history = jax.tree.map(lambda x: np.asarray(x, float).sum(axis=-1), day(jax.random.key(seed)))
+    setting = f"AutoBid, exponential delay of mean {mean:g} h, 24 h of even spend in {env.ticks} ticks"
+    uneven = float(abs(np.diff(history.spend, prepend=0.0) * env.ticks / accounts.spend - 1.0).max())
+    naive = (accounts.spend / accounts.reported) / (accounts.spend / accounts.value)
+    share = observed_fraction(mean, 24.0)
+    return [
+        Row(
+            "Delayed conversions: spend of a tick off the even, at most",
+            setting,
+            0.0,
+            uneven,
+            0,
+            1e-3,
+        ),
+        Row("Delayed conversions: share reported", setting, share, float(1 / naive), 0.0, 1e-4),
+        Row("Delayed conversions: naive over true CPA", setting, 1 / share, float(naive), 0.0, 1e-3),
+    ]

@@ -10,14 +10,18 @@ from scipy import integrate, stats
 from adarena.experiments.theory.equilibrium import clear_single, first_price_bids
 from adarena.experiments.theory.row import Row, sample_row
 
-SETTINGS = ((2, 0.0), (3, 0.0), (5, 0.0), (10, 0.0), (2, 0.2), (5, 0.2), (2, 0.5), (5, 0.5))
+SETTINGS = ((2, 0.0), (3, 0.0), (5, 0.0), (10, 0.0), (2, 0.2), (3, 0.3), (2, 0.5), (5, 0.5))
 """Bidders and reserve of the equilibria."""
 
 AT = (0.6, 0.8, 1.0)
 """Values at which bids are looked at; above every reserve."""
 
-SOLVER = 1e-3
-"""How far the found bids may lie off: four steps of the solver's grid of bids, at most."""
+SOLVER = 1.5e-3
+"""How far the found bids may lie off, beside their standard error: straight lines between 41 points, values that hardly
+ever win and so learn little."""
+
+GAIN = 1e-3
+"""Profit that another bid may bring: bids ``SOLVER`` off the best cost no more."""
 
 BATCHES = 40
 """Parts of the samples, each left out once: how far the best reserve then moves gives its standard error."""
@@ -32,7 +36,9 @@ def single_item_rows(samples: int, seed: int) -> list[Row]:
     """
     rows = []
     for number, (bidders, reserve) in enumerate(SETTINGS):
-        rows += _equilibrium_rows(bidders, reserve, _uniform(samples, bidders, (seed, 1, number)))
+        rows += _equilibrium_rows(bidders, reserve, _uniform(samples, bidders, (seed, 1, number)), seed)
+    for number, bidders in enumerate((2, 3, 5, 10)):
+        rows += _truthful_rows(bidders, _uniform(max(samples // 10, 400), bidders, (seed, 4, number)))
     for number, bidders in enumerate((2, 3, 5)):
         values = _uniform(2 * samples, bidders, (seed, 2, number))
         rows += _reserve_rows(f"{bidders} bidders, uniform", values, 0.5, uniform_revenue(bidders, 0.5))
@@ -75,22 +81,19 @@ def _setting(bidders: int, reserve: float) -> str:
     return f"{bidders} bidders" + (f", reserve {reserve:g}" if reserve else "")
 
 
-def _equilibrium_rows(bidders: int, reserve: float, values: np.ndarray) -> list[Row]:
-    """Bids found by best response, then what they do in the market, on ``values [N, M]``."""
-    found = first_price_bids(bidders, reserve)
+def _equilibrium_rows(bidders: int, reserve: float, values: np.ndarray, seed: int) -> list[Row]:
+    """Bids found by self-play, then what they do in the market, on ``values [N, M]``."""
+    found = first_price_bids(bidders, reserve, seed=seed)
     setting = _setting(bidders, reserve)
     truth = "First-price equilibrium"
     rows = [
-        Row(
-            f"{truth}: bid",
-            f"{setting}, value {v:g}",
-            uniform_bid(v, bidders, reserve),
-            float(found(np.array(v))),
-            0,
-            SOLVER,
-        )
+        sample_row(f"{truth}: bid", f"{setting}, value {v:g}", uniform_bid(v, bidders, reserve), found.at(v), SOLVER)
         for v in AT
     ]
+    apart = float(np.ptp([found.at(v) for v in AT], axis=1).max())
+    rows.append(Row(f"{truth}: bids apart", f"{setting}, {len(found.bids)} starts", 0.0, apart, 0.0, 0.02))
+    gain = best_departure("first_price", found.__call__, values[:, : max(values.shape[1] // 10, 400)], reserve)
+    rows.append(sample_row(f"{truth}: gain from another bid, at most", setting, 0.0, gain, GAIN))
     # Beyond float32's own rounding bids at the reserve must not fall below it.
     bids = found(values).astype(np.float32)
     winner, first = clear_single("first_price", bids, reserve)
@@ -106,6 +109,55 @@ def _equilibrium_rows(bidders: int, reserve: float, values: np.ndarray) -> list[
         sample_row("Revenue equivalence: first less second price", setting, 0.0, first - second, SOLVER),
     ]
     return rows
+
+
+def best_departure(
+    mechanism: str, bid: Callable[[np.ndarray], np.ndarray], values: np.ndarray, reserve: float, steps: int = 65
+) -> np.ndarray:
+    """What the best departure from a common bid function brings, by clearing auctions with every other bid in turn.
+
+    The value and the bid that gain most are looked for on one half of the auctions; the gain is what they bring on the
+    other half, so it is not raised by the search.
+
+    Args:
+        mechanism: As in `AuctionRules`.
+        bid: Takes values to bids; the rivals'.
+        values: ``[N, M]`` of which those of the first bidder are not used: it has eight values from the reserve to 1.
+        reserve: Least bid that takes part.
+        steps: Bids tried, evenly spaced from the reserve to 1.
+
+    Returns:
+        ``[M / 2]`` profit of the departure less that of the bid departed from; zeros where none gained anything.
+    """
+    rivals = bid(values[1:]).astype(np.float32)
+    types = np.linspace(reserve, 1.0, 9)[1:]
+    offers = np.concatenate([bid(types), np.linspace(reserve, 1.0, steps)]).astype(np.float32)
+    shape = len(offers), values.shape[1]
+    bids = np.concatenate([np.broadcast_to(x, (len(x), *shape)) for x in (offers[None, :, None], rivals[:, None])])
+    winner, payment = clear_single(mechanism, bids.reshape(len(values), -1), reserve)
+    won = (winner == 0).reshape(shape)
+    paid = np.where(won, payment.reshape(shape), 0.0)
+    half = shape[1] // 2
+    profit = types[:, None] * won[:, :half].mean(axis=1) - paid[:, :half].mean(axis=1)  # [types, offers]
+    gain = profit - np.diagonal(profit)[:, None]
+    seat, other = np.unravel_index(np.argmax(gain), gain.shape)
+    fresh = types[seat] * won[:, half:] - paid[:, half:]
+    return np.asarray(fresh[other] - fresh[seat])
+
+
+def _truthful_rows(bidders: int, values: np.ndarray) -> list[Row]:
+    """What it brings not to bid the truth, on ``values [N, M]``: in first price most at value 1, in second price nothing."""
+
+    def truth(values: np.ndarray) -> np.ndarray:
+        return values
+
+    setting = f"{bidders} bidders"
+    most = (bidders - 1) ** (bidders - 1) / bidders**bidders  # (1 - b) b ** (n - 1) at b = (n - 1) / n
+    first, second = (best_departure(mechanism, truth, values, 0.0) for mechanism in ("first_price", "second_price"))
+    return [
+        sample_row("First price, truthful: gain from another bid, at most", setting, most, first, GAIN),
+        sample_row("Second price, truthful: gain from another bid, at most", setting, 0.0, second, GAIN),
+    ]
 
 
 def _reserve_rows(setting: str, values: np.ndarray, best: float, revenue: float) -> list[Row]:
