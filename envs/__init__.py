@@ -22,7 +22,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "steady": {"drift_pattern": 0.0, "drift_noise": 0.0, "traffic_noise": 0.0},
     "erratic": {"drift_pattern": 0.0, "drift_noise": 0.6, "traffic_noise": 0.4},
     "noisy": {"prediction_error": True, "error_noise": 0.3},
-    "auctionnet": {"traffic": "auctionnet", "impressions": 2048, "tick_blocks": 16, "blocks": 128},
+    # Rows whose length is a power of two share cache lines: with 2,048 impressions a block, clearing takes twice as long.
+    "auctionnet": {"traffic": "auctionnet", "impressions": 1040, "tick_blocks": 32, "blocks": 256},
 }
 """Changes of AutoBid's default market, for ``make("adarena/AutoBid-v0", **PRESETS[name])``: nothing to foresee, little that can
 be foreseen, predictions that err, and AuctionNet's own market: 500,000 impressions a day, each of them simulated."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from market_cases import ADVERTISERS, fast_tick, random_case, stacked
 
 from adarena.envs.market.auction import AuctionRules
-from adarena.envs.market.ledger import book, open_accounts, per_impression, score, settle
+from adarena.envs.market.ledger import book, open_accounts, score, settle
 
 RULES = AuctionRules("gsp", 2, "click")
 _tick = jax.jit(lambda case: fast_tick(RULES, case))
@@ -54,14 +54,11 @@ def test_book_sums_by_advertiser() -> None:
     winner = jnp.asarray([[0, 2, -1, 2], [1, -1, -1, 0]], jnp.int32)
     amounts = jnp.asarray([[1.0, 2.0, 4.0, 8.0], [16.0, 32.0, 64.0, 128.0]])
     np.testing.assert_array_equal(book(winner, amounts, 4), [129.0, 16.0, 10.0, 0.0])
-    np.testing.assert_array_equal(
-        per_impression(winner, amounts, 4), [[1, 0, 0, 128], [16, 0, 0, 0], [0, 2, 0, 8], [0, 0, 0, 0]]
-    )
 
 
 @pytest.mark.parametrize("impressions", [40, 600])
 def test_settle_stops_at_the_first_charge_that_is_too_much(impressions: int) -> None:
-    """One advertiser who wins all at a price of 1, in ticks short and long (the running sum is formed in two ways)."""
+    """One advertiser who wins all at a price of 1, in ticks short and long."""
 
     def clear(
         inputs: tuple[jax.Array, jax.Array], leaves_at: jax.Array | None

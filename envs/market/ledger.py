@@ -55,15 +55,6 @@ def book(winner: jax.Array, amounts: jax.Array, advertisers: int) -> jax.Array:
     return jnp.zeros(advertisers, jnp.float32).at[nobody].add(amounts, mode="drop")
 
 
-def per_impression(winner: jax.Array, amounts: jax.Array, advertisers: int) -> jax.Array:
-    """Amounts by advertiser and impression, ``[N, M]``."""
-    index = jnp.arange(advertisers, dtype=jnp.int32)[:, None]
-    total = jnp.zeros((advertisers, winner.shape[1]), jnp.float32)
-    for k in range(winner.shape[0]):
-        total = total + jnp.where(winner[k] == index, amounts[k], 0.0)
-    return total
-
-
 class Settlement(NamedTuple):
     """A tick in which everybody could pay.
 
@@ -179,33 +170,25 @@ def _solve_batch(
 
 
 def _who_leaves(last: _Attempt, remaining: jax.Array, impressions: int) -> jax.Array:
-    """``leaves_at [N]`` after whoever meets the earliest charge that it cannot pay has left there."""
-    charges = per_impression(last.winner, last.charge, remaining.shape[0])
-    short = last.total > remaining
-    first = _first(_running_sum(charges) > remaining[:, None])
-    # Rounding may let the running sum stay below where the total does not: then the last charge is the one too many.
-    final = impressions - 1 - _first((charges > 0.0)[:, ::-1])
-    first = jnp.where(short, jnp.where(first < impressions, first, final), impressions)
-    earliest = first.min()
-    return jnp.where(first == earliest, earliest, last.leaves_at)
+    """``leaves_at [N]`` after whoever meets the earliest charge that it cannot pay has left there.
 
+    Spending up to an impression never falls, so the earliest is found by halving. Leaving later charges out of a sum of
+    amounts that are not negative never makes it larger, rounding included; so whoever leaves can pay for what remains.
+    """
+    order = jnp.arange(impressions, dtype=jnp.int32)
 
-def _running_sum(charges: jax.Array) -> jax.Array:
-    """Running sum along impressions, ``[N, M]``."""
-    size = charges.shape[1]
-    if size > 512:  # the product below is quadratic in the impressions of a tick
-        return jnp.cumsum(charges, axis=1)
-    # A product with a triangle of ones: three times as fast as cumsum on CPU.
-    order = jnp.arange(size)
-    until = (order[:, None] <= order[None, :]).astype(jnp.float32)
-    return jnp.matmul(charges, until, precision="highest")  # accelerators would round money to 10 bits
+    def over(until: jax.Array) -> jax.Array:
+        return book(last.winner, jnp.where(order <= until, last.charge, 0.0), remaining.shape[0]) > remaining
 
+    def halve(_: jax.Array, span: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = span
+        middle = (low + high) // 2
+        found = over(middle).any()
+        return jnp.where(found, low, middle + 1), jnp.where(found, middle, high)
 
-def _first(flags: jax.Array) -> jax.Array:
-    """Index of the first true flag of every row, ``[N, M] -> [N]``; ``M`` where there is none."""
-    size = flags.shape[1]
-    order = jnp.arange(size, dtype=jnp.int32)
-    return jnp.where(flags, order, size).min(axis=1).astype(jnp.int32)
+    span = jnp.int32(0), jnp.int32(impressions - 1)
+    earliest, _ = jax.lax.fori_loop(0, (impressions - 1).bit_length(), halve, span)
+    return jnp.where(over(earliest), earliest, last.leaves_at)
 
 
 def score(value: jax.Array, spend: jax.Array, target: jax.Array) -> jax.Array:
