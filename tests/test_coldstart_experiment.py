@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import coldstart_tables as made_up
+import made_up_coldstart as made_up
 import numpy as np
 import polars as pl
 import pytest
