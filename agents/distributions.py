@@ -208,6 +208,39 @@ class Categorical:
         return raw
 
 
+@struct.dataclass
+class Masked:
+    """Entries of an action of which some are not there: those have no probability, no entropy, and the action 0.
+
+    Attributes:
+        entries: The distribution, with one entry a batch row: leaves ``[..., A, 1]``.
+        mask: Which entries are there, ``[..., A]`` bool.
+    """
+
+    entries: Distribution
+    mask: jax.Array
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """A raw action, ``[..., A]``; where no entry is there, a number that nothing reads."""
+        return self.entries.sample(key)[..., 0]
+
+    def mode(self) -> jax.Array:
+        """The raw action that a deterministic policy takes."""
+        return self.entries.mode()[..., 0]
+
+    def log_prob(self, raw: jax.Array) -> jax.Array:
+        """Log-density of the entries that are there."""
+        return jnp.where(self.mask, self.entries.log_prob(raw[..., None]), 0.0).sum(-1)
+
+    def entropy(self) -> jax.Array:
+        """Entropy of the entries that are there."""
+        return jnp.where(self.mask, self.entries.entropy(), 0.0).sum(-1)
+
+    def to_action(self, raw: jax.Array) -> jax.Array:
+        """What the policy does, in ``[-1, 1]``; 0 where no entry is there."""
+        return jnp.where(self.mask, self.entries.to_action(raw[..., None])[..., 0], 0.0)
+
+
 def output_size(family: Family, actions: int) -> int:
     """How many numbers a network must give for ``actions`` action entries (or choices)."""
     return 2 * actions if family == "beta" else actions
@@ -235,3 +268,49 @@ def make_distribution(family: Family, outputs: jax.Array, log_std: jax.Array) ->
     if family == "categorical":
         return Categorical(outputs)
     raise ValueError(f"distribution must be one of {', '.join(FAMILIES)}, got {family!r}")
+
+
+def make_masked(family: Family, outputs: jax.Array, log_std: jax.Array, mask: jax.Array) -> Masked:
+    """Builds a distribution over the actions of items, some of which are not there.
+
+    Args:
+        family: Which one; not ``"categorical"``.
+        outputs: ``[..., L, K a]`` float32: for each of an item's ``a`` actions the ``K = output_size(family, 1)`` numbers.
+        log_std: ``[a]`` float32, shared by all items; read by the two Gaussians only.
+        mask: Which items are there, ``[..., L]`` bool.
+
+    Returns:
+        A distribution over ``A = L a`` entries, in the order of the items.
+    """
+    size = output_size(family, 1)
+    items, actions = outputs.shape[-2], outputs.shape[-1] // size
+    spread = jnp.tile(log_std, items)[:, None]
+    entries = make_distribution(family, outputs.reshape(*outputs.shape[:-2], items * actions, size), spread)
+    return Masked(entries, jnp.repeat(mask, actions, axis=-1))
+
+
+_ENDS = (
+    0.9  # share of the way to an end of the range at which squashed actions may start: at the end they could not move
+)
+
+
+def outputs_at(family: Family, action: np.ndarray) -> np.ndarray:
+    """The numbers that a network must give for a distribution around an action.
+
+    Args:
+        family: Which one; not ``"categorical"``. The median of ``"tanh_gaussian"`` lies there, the mean of the
+            others. ``"tanh_gaussian"`` and ``"beta"`` start at most nine tenths of the way to an end.
+        action: ``[a]`` in [-1, 1].
+
+    Returns:
+        ``[a, output_size(family, 1)]`` float32; zeros for the action 0.
+    """
+    if family == "gaussian":
+        return np.asarray(action, np.float32)[:, None]
+    action = np.clip(np.asarray(action, np.float64), -_ENDS, _ENDS)
+    if family == "tanh_gaussian":
+        return np.arctanh(action).astype(np.float32)[:, None]
+    # The smaller concentration is that of outputs 0, the larger one puts the mean where it is wanted.
+    high = 0.5 * (1.0 + np.stack([action, -action], -1))
+    concentrations = (1.0 + np.log(2.0)) * high / high.min(-1, keepdims=True)
+    return np.log(np.expm1(concentrations - 1.0)).astype(np.float32)

@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 import polars as pl
 
-from adarena.agents.distributions import output_size
-from adarena.agents.networks import ActorCritic
-from adarena.agents.normalise import init_moments, rescale, update_moments
+from adarena.agents.actors import init_network, init_obs_moments
+from adarena.agents.normalise import init_moments, rescale, update_moments, update_obs_moments
 from adarena.agents.ppo_config import Config, make_config
 from adarena.agents.ppo_loss import (
     Learner,
@@ -64,7 +63,7 @@ def init(config: Config, env: Env, params: Any, key: jax.Array) -> State:
         key: Typed key that decides everything.
 
     Raises:
-        ValueError: A hyper-parameter is not allowed.
+        ValueError: A hyper-parameter is not allowed, or ``config.network`` does not suit the environment.
         TypeError: The action space does not suit ``config.distribution``, or the observation is not a vector.
     """
     config.validate()
@@ -73,17 +72,12 @@ def init(config: Config, env: Env, params: Any, key: jax.Array) -> State:
     obs, env_state = jax.vmap(env.reset, (0, None))(jax.random.split(key_envs, config.num_envs), params)
     if obs.ndim != 2:
         raise TypeError(f"PPO needs a flat observation vector, got one of shape {obs.shape[1:]}")
-    gaussian = config.distribution in ("gaussian", "tanh_gaussian")
-    outputs = output_size(config.distribution, actions)
-    module = ActorCritic(config.hidden, config.activation, outputs, actions if gaussian else 0)
-    network = module.init(key_network, obs[:1])["params"]
-    if gaussian:
-        network = {**network, "log_std": jnp.full(actions, config.initial_log_std, jnp.float32)}
+    network, resting_action = init_network(config, env, params, key_network, obs, actions)
     zeros = jnp.zeros(config.num_envs)
     return State(
         network=network,
         optimiser=optimiser_of(config).init(network),
-        obs_moments=init_moments(obs.shape[1:]),
+        obs_moments=init_obs_moments(config, env, obs),
         return_moments=init_moments(),
         kl_weight=jnp.ones(()),
         action_low=low,
@@ -96,6 +90,7 @@ def init(config: Config, env: Env, params: Any, key: jax.Array) -> State:
         key=key,
         steps=jnp.zeros((), jnp.int32),
         updates=jnp.zeros((), jnp.int32),
+        resting_action=resting_action,
     )
 
 
@@ -120,7 +115,7 @@ def collect(config: Config, env: Env, params: Any, state: State, *, axes: Axes =
         key_act, key_env = jax.random.split(key_tick)
         distribution = distribution_of(config, state.network, normalised(config, state.obs_moments, carry.obs))
         raw = distribution.sample(key_of(key_act, axes))
-        action = to_env(config, state.action_low, state.action_high, distribution.to_action(raw))
+        action = to_env(config, state, distribution, raw)
         keys = jax.random.split(key_env, config.num_envs)
         if axes:  # an environment has the same keys in whichever shard it is
             keys = keys.reshape(config.shards, envs)[number_of(axes)]
@@ -200,7 +195,7 @@ def update(config: Config, env: Env, state: State, rollout: Rollout, *, axes: Ax
         state,
         network=learner.network,
         optimiser=learner.optimiser,
-        obs_moments=update_moments(state.obs_moments, rollout.obs, axes)
+        obs_moments=update_obs_moments(state.obs_moments, rollout.obs, axes)
         if config.normalise_observations
         else state.obs_moments,
         return_moments=return_moments,
@@ -337,4 +332,6 @@ def _policy(config: Config, state: State, stochastic: bool) -> PPOPolicy:
         distribution=config.distribution,
         normalise_observations=config.normalise_observations,
         stochastic=stochastic,
+        kind=config.network,
+        resting_action=state.resting_action,
     )

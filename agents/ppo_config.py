@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-import jax
-import numpy as np
 from flax import struct
 
+from adarena.agents.actors import NETWORKS, NetworkKind, check_network
 from adarena.agents.distributions import FAMILIES, Family
+from adarena.agents.fields import (
+    ACTION,
+    COUNT,
+    FLAG,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_OR_INFINITE,
+    SHARE,
+    WIDTHS,
+    Rule,
+    check_fields,
+    one_of,
+)
 from adarena.agents.networks import ACTIVATIONS
 
 Objective = Literal["clip", "kl"]
@@ -35,10 +46,15 @@ class Config:
         minibatches: Gradient steps a pass. Static.
         shards: Parts of the batch that draw and shuffle by themselves, so that they may lie on several devices. Results
             depend on it, not on the number of devices (but by rounding); see `adarena.agents.shards`. Static.
+        network: ``"mlp"``, or for environments of alike items (those with a ``layout``, `adarena.envs.sets`) ``"deep_sets"`` or
+            ``"attention"``, which treat all items alike; see `adarena.agents.set_networks`. Static.
         hidden: Widths of the hidden layers of actor and critic. Static.
         activation: ``"tanh"``, ``"relu"``, ``"elu"`` or ``"swish"``. Static.
         distribution: ``"gaussian"`` (draw clipped to the action's range), ``"tanh_gaussian"``, ``"beta"``, or
             ``"categorical"`` for a ``Discrete`` action space. Static.
+        initial_action: What the policy does at first, on the action's scale of [-1, 1]: one number for all entries, one for
+            each action of an item, or one for each entry. None: the environment's ``neutral_action`` where it names one,
+            else the middle of the range. Static.
         objective: ``"clip"`` or ``"kl"`` (the adaptive penalty of Schulman et al., 2017, section 4). Static.
         normalise_observations: Whether observations are put on a unit scale by running moments. Static.
         normalise_rewards: Whether rewards are divided by the running standard deviation of discounted returns. Static.
@@ -61,9 +77,11 @@ class Config:
     epochs: int = _static(4)
     minibatches: int = _static(8)
     shards: int = _static(1)
+    network: NetworkKind = _static("mlp")
     hidden: tuple[int, ...] = _static((64, 64))
     activation: str = _static("tanh")
     distribution: Family = _static("gaussian")
+    initial_action: tuple[float, ...] | None = _static(None)
     objective: Objective = _static("clip")
     normalise_observations: bool = _static(True)
     normalise_rewards: bool = _static(True)
@@ -85,14 +103,8 @@ class Config:
         Raises:
             ValueError: A field's value is not allowed; the message names field, value and what is allowed.
         """
-        for name, (accepts, allowed) in _STATIC_RULES.items():
-            value = getattr(self, name)
-            if not accepts(value):
-                raise ValueError(f"{name} must be {allowed}, got {value!r}")
-        for name, (accepts, allowed) in _NUMERIC_RULES.items():
-            value = getattr(self, name)
-            if not isinstance(value, jax.core.Tracer) and not _all_numbers(value, accepts):
-                raise ValueError(f"{name} must be {allowed}, got {value!r}")
+        check_fields(self, _STATIC_RULES, _NUMERIC_RULES)
+        check_network(self)
         if self.num_envs % self.minibatches:
             raise ValueError(f"num_envs must be a multiple of minibatches ({self.minibatches}), got {self.num_envs}")
         if self.num_envs % (self.minibatches * self.shards):
@@ -120,57 +132,32 @@ def numeric_fields() -> tuple[str, ...]:
     return tuple(_NUMERIC_RULES)
 
 
-def _all_numbers(value: Any, accepts: Callable[[float], bool]) -> bool:
-    """Whether ``value`` is a real number, or a non-empty vector of them, and each is accepted."""
-    if isinstance(value, (bool, str)) or value is None:
-        return False
-    array = np.asarray(value)
-    numeric = array.dtype.kind in "fiu" or array.dtype == jax.numpy.bfloat16
-    return numeric and array.ndim <= 1 and array.size > 0 and all(accepts(float(x)) for x in array.reshape(-1))
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _widths(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) > 0 and all(_count(width) for width in value)
-
-
-def _one_of(names: tuple[str, ...]) -> tuple[Callable[[Any], bool], str]:
-    return lambda value: isinstance(value, str) and value in names, f"one of {', '.join(names)}"
-
-
-_COUNT = (_count, "a whole number of at least 1")
-_FLAG = (lambda value: isinstance(value, bool), "True or False")
-_STATIC_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "num_envs": _COUNT,
-    "rollout_length": _COUNT,
-    "epochs": _COUNT,
-    "minibatches": _COUNT,
-    "shards": _COUNT,
-    "hidden": (_widths, "a non-empty tuple of whole numbers of at least 1"),
-    "activation": _one_of(tuple(ACTIVATIONS)),
-    "distribution": _one_of(FAMILIES),
-    "objective": _one_of(get_args(Objective)),
-    "normalise_observations": _FLAG,
-    "normalise_rewards": _FLAG,
+_STATIC_RULES: dict[str, Rule] = {
+    "num_envs": COUNT,
+    "rollout_length": COUNT,
+    "epochs": COUNT,
+    "minibatches": COUNT,
+    "shards": COUNT,
+    "network": one_of(NETWORKS),
+    "hidden": WIDTHS,
+    "activation": one_of(tuple(ACTIVATIONS)),
+    "distribution": one_of(FAMILIES),
+    "initial_action": ACTION,
+    "objective": one_of(get_args(Objective)),
+    "normalise_observations": FLAG,
+    "normalise_rewards": FLAG,
 }
 
-_SHARE = (lambda x: 0.0 <= x <= 1.0, "a number in [0, 1]")
-_POSITIVE = (lambda x: 0.0 < x < math.inf, "a finite number above 0")
-_POSITIVE_OR_INFINITE = (lambda x: x > 0.0, "a number above 0 (infinity switches it off)")
-_NOT_NEGATIVE = (lambda x: 0.0 <= x < math.inf, "a finite number of at least 0")
-_NUMERIC_RULES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "learning_rate": _POSITIVE,
-    "decay_steps": _POSITIVE_OR_INFINITE,
-    "discount": _SHARE,
-    "gae_lambda": _SHARE,
+_NUMERIC_RULES: dict[str, Rule] = {
+    "learning_rate": POSITIVE,
+    "decay_steps": POSITIVE_OR_INFINITE,
+    "discount": SHARE,
+    "gae_lambda": SHARE,
     "clip": (lambda x: 0.0 < x < 1.0, "a number strictly between 0 and 1"),
-    "entropy": _NOT_NEGATIVE,
-    "value": _NOT_NEGATIVE,
-    "max_gradient_norm": _POSITIVE_OR_INFINITE,
-    "kl_target": _POSITIVE,
-    "kl_stop": _POSITIVE_OR_INFINITE,
+    "entropy": NOT_NEGATIVE,
+    "value": NOT_NEGATIVE,
+    "max_gradient_norm": POSITIVE_OR_INFINITE,
+    "kl_target": POSITIVE,
+    "kl_stop": POSITIVE_OR_INFINITE,
     "initial_log_std": (lambda x: -10.0 <= x <= 2.0, "a number in [-10, 2]"),
 }

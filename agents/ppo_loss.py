@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adarena.agents.distributions import Distribution, make_distribution
-from adarena.agents.networks import ActorCritic
+from adarena.agents.actors import module_of
+from adarena.agents.distributions import Distribution, make_distribution, make_masked
 from adarena.agents.ppo_config import Config
+from adarena.agents.set_networks import SetActorCritic
 from adarena.agents.shards import Axes, average, key_of
+from adarena.envs.sets import layout_in
 
 
 class Minibatch(NamedTuple):
@@ -36,7 +38,7 @@ class Learner(NamedTuple):
     """What a gradient step changes.
 
     Attributes:
-        network: Parameters of `ActorCritic`.
+        network: Parameters of `ActorCritic` or `SetActorCritic`.
         optimiser: State of gradient clipping and Adam.
         stopped: Whether the KL divergence has passed ``kl_stop`` in this rollout, scalar bool.
     """
@@ -46,20 +48,20 @@ class Learner(NamedTuple):
     stopped: jax.Array
 
 
-def module_of(config: Config, network: Any) -> ActorCritic:
-    """The `ActorCritic` whose parameters ``network`` are (sizes are read off the parameters' shapes)."""
-    outputs = network["actor"][f"Dense_{len(config.hidden)}"]["bias"].shape[-1]
-    log_stds = network["log_std"].shape[-1] if "log_std" in network else 0
-    return ActorCritic(config.hidden, config.activation, outputs, log_stds)
-
-
 def _apply(config: Config, network: Any, obs: jax.Array, method: str) -> Any:
     return module_of(config, network).apply({"params": network}, obs, method=method)
 
 
 def distribution_of(config: Config, network: Any, obs: jax.Array) -> Distribution:
     """The distribution of raw actions for normalised observations ``[..., O]``."""
-    outputs, log_std = _apply(config, network, obs, "act")
+    return _distribution(config, network, obs, *_apply(config, network, obs, "act"))
+
+
+def _distribution(config: Config, network: Any, obs: jax.Array, outputs: jax.Array, log_std: jax.Array) -> Distribution:
+    module = module_of(config, network)
+    if isinstance(module, SetActorCritic):
+        mask = layout_in(obs, module.context, module.features).split(obs)[2]
+        return make_masked(config.distribution, outputs, log_std, mask)
     return make_distribution(config.distribution, outputs, log_std)
 
 
@@ -132,7 +134,7 @@ def loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The scalar that a gradient step lowers, and its parts (scalars, float32)."""
     outputs, log_std, value = _apply(config, network, batch.obs, "__call__")
-    distribution = make_distribution(config.distribution, outputs, log_std)
+    distribution = _distribution(config, network, batch.obs, outputs, log_std)
     log_ratio = distribution.log_prob(batch.raw_action) - batch.log_prob
     ratio = jnp.exp(log_ratio)
     # Unbiased, never negative, and of the KL divergence's gradient, whatever the distribution.

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from adarena.agents.distributions import Family
-from adarena.agents.normalise import Moments, normalise
+from adarena.agents.actors import NetworkKind
+from adarena.agents.distributions import Distribution, Family, Masked
+from adarena.agents.normalise import ObsMoments, normalise_obs
 from adarena.agents.ppo_config import Config
 from adarena.agents.ppo_loss import distribution_of
+from adarena.agents.ppo_state import State
 from adarena.envs.core import Env
 
 
@@ -21,8 +23,8 @@ class PPOPolicy:
     """A trained actor as an `adarena.agents.policy.Policy`. A pytree: ``jax.vmap`` over one made of stacked states.
 
     Attributes:
-        network: Parameters of `ActorCritic`.
-        obs_moments: Moments that normalise the observation, ``[O]``.
+        network: Parameters of `ActorCritic` or `SetActorCritic`; the actor's are enough.
+        obs_moments: Moments that normalise the observation, as in `adarena.agents.ppo_state.State`.
         action_low: What action -1 (or choice 0) means in the environment, ``[A]`` (scalar for choices).
         action_high: What action 1 (or the last choice) means in the environment; shape as ``action_low``.
         hidden: As in `Config`. Static.
@@ -31,10 +33,12 @@ class PPOPolicy:
         normalise_observations: As in `Config`. Static.
         stochastic: Whether actions are drawn, or the mean (the likeliest choice) is taken. Static.
         jittable: Always true. Static.
+        kind: ``network`` in `Config`. Static.
+        resting_action: What empty places of a set do, ``[A]``; None for ``"mlp"``.
     """
 
     network: Any
-    obs_moments: Moments
+    obs_moments: ObsMoments
     action_low: jax.Array
     action_high: jax.Array
     hidden: tuple[int, ...] = struct.field(pytree_node=False)
@@ -43,6 +47,8 @@ class PPOPolicy:
     normalise_observations: bool = struct.field(pytree_node=False)
     stochastic: bool = struct.field(pytree_node=False, default=False)
     jittable: bool = struct.field(pytree_node=False, default=True)
+    kind: NetworkKind = struct.field(pytree_node=False, default="mlp")
+    resting_action: jax.Array | None = None
 
     def init(self, params: Any) -> tuple[()]:
         """No carry: the policy has no memory."""
@@ -52,6 +58,7 @@ class PPOPolicy:
         """The action, ``[..., A]`` float32 in the environment's range, for observations ``[..., O]`` float32."""
         # The config's numbers stay out of the policy: they have no seed dimension to map over.
         config = Config(
+            network=self.kind,
             hidden=self.hidden,
             activation=self.activation,
             distribution=self.distribution,
@@ -59,19 +66,23 @@ class PPOPolicy:
         )
         distribution = distribution_of(config, self.network, normalised(config, self.obs_moments, obs))
         raw = distribution.sample(key) if self.stochastic else distribution.mode()
-        return carry, to_env(config, self.action_low, self.action_high, distribution.to_action(raw))
+        return carry, to_env(config, self, distribution, raw)
 
 
-def normalised(config: Config, moments: Moments, obs: jax.Array) -> jax.Array:
+def normalised(config: Config, moments: ObsMoments, obs: jax.Array) -> jax.Array:
     """Observations ``[..., O]`` as the network sees them."""
-    return normalise(moments, obs) if config.normalise_observations else obs
+    return normalise_obs(moments, obs) if config.normalise_observations else obs
 
 
-def to_env(config: Config, low: jax.Array, high: jax.Array, action: jax.Array) -> jax.Array:
-    """From ``[-1, 1]`` to the environment's range, or from an index to the environment's choice."""
+def to_env(config: Config, source: State | PPOPolicy, distribution: Distribution, raw: jax.Array) -> jax.Array:
+    """What a raw action is in the environment: in its range, or its choice; empty places of a set rest."""
+    action, low = distribution.to_action(raw), source.action_low
     if config.distribution == "categorical":
         return low + action
-    return low + (0.5 * (action + 1.0)) * (high - low)
+    action = low + (0.5 * (action + 1.0)) * (source.action_high - low)
+    if not isinstance(distribution, Masked) or source.resting_action is None:
+        return action
+    return jnp.where(distribution.mask, action, source.resting_action)
 
 
 def action_range(config: Config, env: Env, params: Any) -> tuple[jax.Array, jax.Array, int]:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from flax import struct
 
-from adarena.agents.normalise import Moments
+from adarena.agents.normalise import Moments, ObsMoments
 
 
 @struct.dataclass
@@ -15,9 +15,9 @@ class State:
     """All that training carries between updates. ``B`` environments, ``O`` observation entries, ``A`` action entries.
 
     Attributes:
-        network: Parameters of `ActorCritic`.
+        network: Parameters of `ActorCritic` or `SetActorCritic`.
         optimiser: State of gradient clipping and Adam.
-        obs_moments: Moments of the observation, ``[O]``.
+        obs_moments: Moments of the observation, ``[O]``; of its context and its items' features for a network of a set.
         return_moments: Moments of the running discounted return, scalar.
         kl_weight: Weight of the KL penalty (objective ``"kl"``), scalar float32.
         action_low: What action -1 (or choice 0) means in the environment, ``[A]`` float32 (scalar int32 for choices).
@@ -30,11 +30,12 @@ class State:
         key: Typed key, scalar.
         steps: Environment steps done, scalar int32 (up to 2^31 - 1).
         updates: Updates done, scalar int32.
+        resting_action: What empty places of a set do, ``[A]`` float32 in the environment's units; None for ``"mlp"``.
     """
 
     network: Any
     optimiser: Any
-    obs_moments: Moments
+    obs_moments: ObsMoments
     return_moments: Moments
     kl_weight: jax.Array
     action_low: jax.Array
@@ -47,6 +48,7 @@ class State:
     key: jax.Array
     steps: jax.Array
     updates: jax.Array
+    resting_action: jax.Array | None = None
 
 
 _OWN = ("env_state", "obs", "discounted_return", "episode_return", "episode_length")

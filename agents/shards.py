@@ -109,6 +109,11 @@ def average(tree: Any, axes: Axes) -> Any:
     return jax.lax.pmean(tree, axes) if axes else tree
 
 
+def total(tree: Any, axes: Axes) -> Any:
+    """Sum of every leaf over the shards."""
+    return jax.lax.psum(tree, axes) if axes else tree
+
+
 def mean(values: jax.Array, axes: Axes, where: jax.Array | None = None) -> jax.Array:
     """Mean over all entries of all shards, scalar; of those where ``where`` is true (NaN if there are none)."""
     if not axes or where is None:

@@ -187,7 +187,11 @@ class _Curve:
         return pl.DataFrame({"seed": seeds, "update": updates, "step": updates * self.steps_per_update, **values})
 
 
-_BEFORE = {"shards": "1"}  # what fields were, in effect, before checkpoints had them
+_BEFORE = {
+    "shards": "1",
+    "network": "mlp",
+    "initial_action": "None",
+}  # what fields were, in effect, before checkpoints had them
 
 
 def _as_known(env: Env, saved: str) -> str:

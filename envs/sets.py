@@ -47,3 +47,8 @@ class SetLayout(NamedTuple):
     def join(self, context: jax.Array, items: jax.Array) -> jax.Array:
         """The inverse of `split`: ``[..., context]`` and ``[..., L, F]`` to ``[..., context + L F]``."""
         return jnp.concatenate([context, items.reshape(*items.shape[:-2], -1)], axis=-1)
+
+
+def layout_in(obs: jax.Array, context: int, features: int) -> SetLayout:
+    """Where things lie in observations ``[..., context + L features]``; of actions it says nothing."""
+    return SetLayout(context, (obs.shape[-1] - context) // features, features, 0)
