@@ -4,6 +4,7 @@ from typing import Any
 
 from adarena.envs.autobid import AutoBid
 from adarena.envs.core import AutoReset, Entry, Env, StepResult
+from adarena.envs.lifecycle import Lifecycle
 from adarena.envs.registry import make, register, registered
 
 REPLAY = {
@@ -28,5 +29,18 @@ be foreseen, predictions that err, and AuctionNet's own market: 500,000 impressi
 
 register("adarena/AutoBid-v0", AutoBid)
 register("adarena/Replay-v0", AutoBid, **REPLAY)
+register("adarena/Lifecycle-v0", Lifecycle)
 
-__all__ = ["PRESETS", "REPLAY", "AutoBid", "AutoReset", "Entry", "Env", "StepResult", "make", "register", "registered"]
+__all__ = [
+    "PRESETS",
+    "REPLAY",
+    "AutoBid",
+    "AutoReset",
+    "Entry",
+    "Env",
+    "Lifecycle",
+    "StepResult",
+    "make",
+    "register",
+    "registered",
+]
