@@ -27,37 +27,39 @@ from adarena.envs.market.wear import aged, forget
 class Lifecycle(Env):
     """One campaign's life of ``days`` days against ``rivals`` rivals; the seat is the platform's placement agent.
 
-    The campaign has ``V`` creatives whose click rates are hidden, a conversion rate that is hidden too, a pool of users that
-    tire of it, and an advertiser who raises the budget where the campaign does well. It goes through the phases of
-    `adarena.envs.lifecycle_phases`: understanding, cold start, stable, breakout.
+    The campaign has ``V`` creatives whose click rates are hidden, a conversion rate that is hidden too, a pool of
+    users that tire of it, and an advertiser who raises the budget where the campaign does well. It goes through the
+    phases of `adarena.envs.lifecycle_phases`: understanding, cold start, stable, breakout.
 
     **Action**: float32 ``[3 + V]`` in [-1, 1]: multiplier (``max_multiplier ** action``), exploration share (0 to
     ``max_exploration``), audience width (``min_width`` to 1), and one number a creative, the mix being the softmax of
-    ``mix_sharpness`` times them. The campaign bids ``multiplier x target x predicted value`` on every impression of its audience,
-    predicted value being the posterior mean of the mix's click rate x that of the conversion rate x the user's match. On the
-    exploration share of the impressions creatives are served in proportion to the spread of what is believed of them
-    instead of by the mix, and predictions are taken ``optimism`` standard deviations up.
+    ``mix_sharpness`` times them. The campaign bids ``multiplier x target x predicted value`` on every impression of
+    its audience, predicted value being the posterior mean of the mix's click rate x that of the conversion rate x the
+    user's match. On the exploration share of the impressions creatives are served in proportion to the spread of what
+    is believed of them instead of by the mix, and predictions are taken ``optimism`` standard deviations up.
 
-    **Audience**: users lie at distances 0 to 1 from the campaign's core; those beyond the width see nothing of it. The conversion
-    rate falls with distance, which predictions do not know: they see it, slowly, in what converts. Each ring of users tires by its
-    own exposures (`adarena.envs.market.wear.fatigue`) and forgets them in days. So within a width the cost of one more conversion
-    rises with spend; widening brings rested users who convert less.
+    **Audience**: users lie at distances 0 to 1 from the campaign's core; those beyond the width see nothing of it.
+    The conversion rate falls with distance, which predictions do not know: they see it, slowly, in what converts.
+    Each ring of users tires by its own exposures (`adarena.envs.market.wear.fatigue`) and forgets them in days. So
+    within a width the cost of one more conversion rises with spend; widening brings rested users who convert less.
 
     **Creatives** grow old by being served, whoever sees them, so the best one does not stay the best.
 
-    **Observation**: float32, one entry a name, see `adarena.envs.lifecycle_view.entries`. It holds what the platform knows.
+    **Observation**: float32, one entry a name, see `adarena.envs.lifecycle_view.entries`. It holds what the platform
+    knows.
 
-    **Reward**: float32, the change of the running score, conversions x min(1, (target / cost per conversion)^2). Undiscounted
-    rewards add up to the score of the life. The running score counts what has been reported; the last tick settles the rest.
+    **Reward**: float32, the change of the running score, conversions x min(1, (target / cost per conversion)^2).
+    Undiscounted rewards add up to the score of the life. The running score counts what has been reported; the last
+    tick settles the rest.
 
-    **Budgets**: each day has its own; an advertiser, the campaign included, bids until the first charge that it cannot pay and
-    then pauses for the day. What is left lapses at midnight.
+    **Budgets**: each day has its own; an advertiser, the campaign included, bids until the first charge that it
+    cannot pay and then pauses for the day. What is left lapses at midnight.
 
     **End**: ``terminated`` after ``days x ticks_per_day`` ticks. Never ``truncated``.
 
-    **Randomness**: fixed at ``reset`` by named streams (``traffic``, ``exploration``, ``response``, ``rivals``, ``campaign``).
-    Conversions are a Poisson process in their own cumulative expectation whose arrivals are drawn at reset, so two policies
-    that earn the same expectation have the same luck. The key of ``step`` is not used.
+    **Randomness**: fixed at ``reset`` by named streams (``traffic``, ``exploration``, ``response``, ``rivals``,
+    ``campaign``). Conversions are a Poisson process in their own cumulative expectation whose arrivals are drawn at
+    reset, so two policies that earn the same expectation have the same luck. The key of ``step`` is not used.
 
     Attributes:
         rivals: ``N - 1``.

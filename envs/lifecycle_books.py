@@ -1,4 +1,4 @@
-"""The books of a campaign in `adarena.envs.lifecycle`: what has been reported, what that lets be estimated, what is believed."""
+"""The books of a campaign in `adarena.envs.lifecycle`: what has been reported, what may be estimated, what is believed."""
 
 from __future__ import annotations
 

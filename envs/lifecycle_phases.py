@@ -1,14 +1,16 @@
 """The phases of a campaign's life: when each begins and ends, by what the platform can measure. Plain functions.
 
-``understanding`` ends when every active creative (one with at least half its equal share of the mix) has had its least
-number of exposures: passed; or when its time is up: failed. ``cold_start`` ends when enough conversions have been reported at
-a cost of at most the tolerance x target each: passed; or when the window since launch has closed: failed. ``stable`` ends when
-the last few whole days, pooled, kept the target within the tolerance, and each of them kept to its plan of spend: passed; it has
-no end otherwise. ``breakout`` lasts to the end, and is passed once some days in a row brought a multiple of the stable days'
-conversions within the target. A campaign that fails a phase goes on to the next.
+``understanding`` ends when every active creative (one with at least half its equal share of the mix) has had its
+least number of exposures: passed; or when its time is up: failed. ``cold_start`` ends when enough conversions have
+been reported at a cost of at most the tolerance x target each: passed; or when the window since launch has closed:
+failed. ``stable`` ends when the last few whole days, pooled, kept the target within the tolerance, and each of them
+kept to its plan of spend: passed; it has no end otherwise. ``breakout`` lasts to the end, and is passed once some
+days in a row brought a multiple of the stable days' conversions within the target. A campaign that fails a phase goes
+on to the next.
 
-Cost per conversion is measured against conversions reported, divided by the share of them that the delay lets be known by now,
-since cost is known at once and conversions are not. Days are pooled because the count of a single day is mostly luck.
+Cost per conversion is measured against conversions reported, divided by the share of them that the delay lets be
+known by now, since cost is known at once and conversions are not. Days are pooled because the count of a single day
+is mostly luck.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What `adarena.envs.lifecycle` reports of a tick and of a life: ``info``, metrics, the oracle's bound, the truth itself."""
+"""What `adarena.envs.lifecycle` reports of a tick and of a life: ``info``, metrics, the oracle's bound, the truth
+itself.
+"""
 
 from __future__ import annotations
 
@@ -107,10 +109,11 @@ def tick_info(
 def metrics(env: Lifecycle, state: State, params: Params) -> dict[str, jax.Array]:
     """The campaign's life so far; float32 scalars.
 
-    ``success_PHASE`` is 1 where the phase was passed, ``days_PHASE`` the days from launch until then (the whole life where it was
-    not); ``creative_regret`` the share of clicks lost to worse creatives than the best of each moment; ``best_creative_share``
-    the last tick's share of the creative that is then the best; ``expected_value`` the conversions to be expected of what was
-    shown, without luck. ``budget_used`` is cost over the sum of the days' budgets.
+    ``success_PHASE`` is 1 where the phase was passed, ``days_PHASE`` the days from launch until then (the whole life
+    where it was not); ``creative_regret`` the share of clicks lost to worse creatives than the best of each moment;
+    ``best_creative_share`` the last tick's share of the creative that is then the best; ``expected_value`` the
+    conversions to be expected of what was shown, without luck. ``budget_used`` is cost over the sum of the days'
+    budgets.
     """
     campaign, phases = state.campaign, state.phases
     value, cost = books.conversions(state), state.history.cost.sum()
@@ -150,9 +153,10 @@ def opportunity(before: State, outcome: tick_of.Outcome, here: tick_of.Scene, pa
 def bound(env: Lifecycle, infos: dict[str, jax.Array], state: State, params: Params) -> dict[str, jax.Array]:
     """The most that a campaign could have been expected to bring at the prices that the run met, by hindsight.
 
-    A relaxation: users never tire, creatives never age, the best creative is known, every impression is bought in its best slot
-    at its own price, and one budget for the life holds the largest ones that the days could have had: the cold start is passed
-    on the first day and the stable phase as soon as its days can have gone by. What rivals would do differently is left out.
+    A relaxation: users never tire, creatives never age, the best creative is known, every impression is bought in its
+    best slot at its own price, and one budget for the life holds the largest ones that the days could have had: the
+    cold start is passed on the first day and the stable phase as soon as its days can have gone by. What rivals would
+    do differently is left out.
 
     Args:
         env: The environment.

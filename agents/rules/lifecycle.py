@@ -1,4 +1,4 @@
-"""Rules for `adarena.envs.lifecycle`: what agencies and simple automatic placement agents do, read from the observation by name."""
+"""Rules for `adarena.envs.lifecycle`: what agencies and simple placement agents do; they read the observation by name."""
 
 from __future__ import annotations
 
@@ -267,8 +267,10 @@ _TICK = 0.125  # days in a tick of three hours; gains are tuned where ticks are 
 
 @flax.struct.dataclass
 class PhaseMachine(LifecycleRule):
-    """What an agency does: tries all creatives alike, then keeps the best; overbids until the cold start is over; then steers cost
-    and pace; in breakout widens the audience while the last days' cost per conversion allows.
+    """What an agency does.
+
+    It tries all creatives alike, then keeps the best; overbids until the cold start is over; then steers cost and pace; in
+    breakout it widens the audience while the last days' cost per conversion allows.
 
     Attributes:
         try_level: Log multiplier of the understanding.
@@ -366,9 +368,9 @@ class PhaseMachine(LifecycleRule):
 class Chained(LifecycleRule):
     """The rule that is good at each phase, one after another, each with numbers of its own.
 
-    Understanding: Thompson sampling under exploration. Cold start: overbids, less so the closer it is to its conversions, on the
-    creatives that could be best (upper bounds). Stable: the smaller of what the target and what the pace allow (min-pacing).
-    Breakout: the same with more room, on an audience that widens as its users tire.
+    Understanding: Thompson sampling under exploration. Cold start: overbids, less so the closer it is to its conversions,
+    on the creatives that could be best (upper bounds). Stable: integral control on cost per conversion with a brake by pace.
+    Breakout: the same with gains of its own. In both the audience widens as its core tires.
 
     Attributes:
         try_level: Log multiplier of the understanding.
