@@ -195,7 +195,7 @@ class Lifecycle(Env):
         """The state after a tick's money, exposures, clicks and conversions."""
         tick, creatives, day = state.tick, state.creatives, self.ticks_per_day
         kept = forget(1.0, params.memory_half_life * day)
-        expected = state.expected + outcome.conversions
+        expected = state.expected + jnp.where(tick < self.ticks, outcome.conversions, 0.0)
         arrived = state.luck.arrivals <= expected
         beyond = jnp.maximum(expected - state.luck.arrivals[-1], 0.0)
         surplus = beyond - jnp.maximum(state.expected - state.luck.arrivals[-1], 0.0)

@@ -171,6 +171,6 @@ def bound(env: Lifecycle, infos: dict[str, jax.Array], state: State, params: Par
     day = jnp.arange(env.days)
     largest = jnp.maximum(1.0, jnp.maximum(params.failed_budget, params.stable_budget))
     later = jnp.maximum(1.0, params.breakout_budget)
-    factor = jnp.where(day < 1, 1.0, largest) * jnp.where(day < jnp.floor(params.stable_days), 1.0, later)
+    factor = jnp.where(day < 1, 1.0, largest) * jnp.where(day < params.stable_days + 1.0, 1.0, later)
     best = hindsight(flat[0], flat[1], state.campaign.budget * factor.sum(), state.campaign.target)
     return {"hindsight_value": best.value, "hindsight_cost": best.cost, "hindsight_score": best.score}

@@ -184,7 +184,7 @@ class Outcome(NamedTuple):
         price_last: Likewise of the last.
         worth: Sum over the audience of target x predicted value.
         offered: Impressions of the audience.
-        cost_of: ``[K, M]`` what each slot would have cost the campaign, whether in its audience or not.
+        cost_of: ``[K, M]`` what each slot would have cost the campaign at least, whether in its audience or not.
     """
 
     result: TickResult
@@ -218,10 +218,18 @@ def clear(env: Lifecycle, state: State, params: Params, here: Scene, planned: Pl
     )
     bids = jnp.full((n, env.impressions), jnp.nan, jnp.float32).at[0].set(planned.bid)
     result = run_tick(env.rules, tick, bidders, params.terms, None, bids)
-    return _outcome(state, params, here, planned, result, pctr * here.factor)
+    return _outcome(env, state, params, here, planned, result, pctr * here.factor)
 
 
-def _outcome(state: State, params: Params, here: Scene, planned: Plan, result: TickResult, pctr: jax.Array) -> Outcome:
+def _outcome(
+    env: Lifecycle,
+    state: State,
+    params: Params,
+    here: Scene,
+    planned: Plan,
+    result: TickResult,
+    pctr: jax.Array,
+) -> Outcome:
     cleared = result.cleared
     assert cleared is not None
     exposure = jnp.where(cleared.winner == 0, cleared.response.exposure, 0.0).sum(axis=0)
@@ -234,6 +242,8 @@ def _outcome(state: State, params: Params, here: Scene, planned: Plan, result: T
     # Of an impression's clicks each creative has those that its own quality brings.
     clicks = quality[:, None] * by_creative * (pctr / jnp.maximum(served, 1e-12))
     exposed = exposure_probability(params.terms.exposure, params.terms.cascade)
+    # With Vickrey's and VCG prices a slot costs less than its neighbour below bids, but never less than the best loser.
+    paid = least if env.mechanism in ("gsp", "first_price") else jnp.broadcast_to(least[-1], least.shape)
     return Outcome(
         result=result,
         exposure=exposure,
@@ -245,7 +255,7 @@ def _outcome(state: State, params: Params, here: Scene, planned: Plan, result: T
         price_last=(least[-1] * weight).sum(),
         worth=state.campaign.target * (planned.value * weight).sum(),
         offered=weight.sum(),
-        cost_of=least * exposed[:, None] * here.weight,
+        cost_of=paid * exposed[:, None] * here.weight,
     )
 
 

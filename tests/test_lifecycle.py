@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,8 @@ import pytest
 
 import adarena.envs
 from adarena.agents.policy import make_policy
-from adarena.agents.rules.lifecycle import NEVER, RULES, Ranges, ThompsonMix, Wish
+from adarena.agents.rules.lifecycle import RULES, ThompsonMix
+from adarena.agents.rules.lifecycle_base import NEVER, Ranges, Wish
 from adarena.envs.lifecycle import Lifecycle, State
 from adarena.envs.lifecycle_oracle import oracle_action
 from adarena.envs.lifecycle_report import true_rates
@@ -57,6 +59,13 @@ def market(**changes: Any) -> tuple[Lifecycle, Any]:
     env, params = adarena.envs.make(ID, **{**SIZES, **changes})
     assert isinstance(env, Lifecycle)
     return env, params
+
+
+@functools.cache
+def small() -> tuple[Lifecycle, Any, Callable[..., Any], Callable[..., Any]]:
+    """The small market, its reset and its step, compiled once for the tests that play single ticks."""
+    env, params = market()
+    return env, params, jax.jit(env.reset), jax.jit(env.step)
 
 
 def player(env: Lifecycle) -> Play:
@@ -259,20 +268,21 @@ def test_bound_holds(quick: tuple[Lifecycle, Any, Play]) -> None:
 
 
 def test_observation_holds_nothing_hidden() -> None:
-    env, params = market()
-    _, state = env.reset(jax.random.key(0), params)
+    env, params, reset, _ = small()
+    _, state = reset(jax.random.key(0), params)
     names = ("ctr", "cvr", "quality", "lookalike")
     other = state.campaign.replace(**{name: 2.0 * getattr(state.campaign, name) for name in names})
-    one, two = (env._observe(x, params) for x in (state, state.replace(campaign=other)))
+    observe = jax.jit(env._observe)
+    one, two = (observe(x, params) for x in (state, state.replace(campaign=other)))
     np.testing.assert_array_equal(one, two)
 
 
 def test_content_tells_all_or_nothing() -> None:
-    env, params = market(creatives=32)
+    _, params, reset, _ = small()
     key = jax.random.key(3)
-    perfect = env.reset(key, params.replace(content_quality=jnp.float32(1.0)))[1].campaign
+    perfect = reset(key, params.replace(content_quality=jnp.float32(1.0)))[1].campaign
     np.testing.assert_allclose(perfect.content, perfect.quality, rtol=1e-4)
-    useless = env.reset(key, params.replace(content_quality=jnp.float32(0.0)))[1].campaign
+    useless = reset(key, params.replace(content_quality=jnp.float32(0.0)))[1].campaign
     np.testing.assert_allclose(useless.content, 1.0, rtol=1e-6)
     np.testing.assert_allclose(useless.quality, perfect.quality, rtol=1e-6)
 
@@ -281,7 +291,7 @@ def test_content_tells_all_or_nothing() -> None:
 
 
 def test_actions_stand_for_wishes() -> None:
-    _, params = market()
+    params = small()[1]
     ranges, _ = ThompsonMix().init(params)
     assert isinstance(ranges, Ranges)
     wish = Wish(jnp.float32(0.4), jnp.float32(0.1), jnp.float32(0.3), jnp.asarray([0.0, -1.0, NEVER]))
@@ -295,14 +305,13 @@ def test_actions_stand_for_wishes() -> None:
 
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_rules_act_within_bounds_and_tune_what_they_have(name: str) -> None:
-    env, params = market()
+    env, params, reset, step = small()
     rule = make_policy(name, env)
     assert set(RULES[name].space()) <= {field.name for field in dataclasses.fields(rule)}  # type: ignore[arg-type]
     space = env.action_space(params)
     key = jax.random.key(0)
-    obs, state = env.reset(key, params)
-    carry = rule.init(params)
-    act, step = jax.jit(rule.act), jax.jit(env.step)
+    obs, state = reset(key, params)
+    carry, act = rule.init(params), jax.jit(rule.act)
     for tick in range(3):
         carry, action = act(jax.random.fold_in(key, tick), carry, obs)
         assert space.contains(np.asarray(action)), action
@@ -317,12 +326,12 @@ def test_rules_name_what_they_miss() -> None:
 
 
 def test_oracle_serves_the_best_creative_within_the_plan() -> None:
-    env, params = market()
+    env, params, reset, step = small()
     key = jax.random.key(0)
-    _, state = env.reset(key, params)
+    _, state = reset(key, params)
     action = jax.jit(lambda s: oracle_action(env, s, params, jnp.float32(1.2), jnp.float32(1.0)))(state)
     assert int(jnp.argmax(action[3:])) == int(jnp.argmax(quality_now(state, params)))
-    result = jax.jit(env.step)(key, state, action, params)
+    result = step(key, state, action, params)
     assert float(result.info["spend"]) <= float(params.bank.daily[0] * state.daily_budget) * (1 + 1e-5)
     truth = true_rates(env, state, params)
     np.testing.assert_allclose(truth.ctr, state.campaign.ctr * state.campaign.quality, rtol=1e-5)
