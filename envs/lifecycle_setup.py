@@ -68,7 +68,7 @@ NUMBERS = {
     "pacing_low": 0.5,
     "pacing_high": 1.6,
     "breakout_days": 3.0,
-    "breakout_growth": 1.5,
+    "breakout_growth": 1.3,
     "daily_impressions": 0.0,
     "traffic_noise": 0.15,
     "rival_start_mean": -0.6,
