@@ -153,7 +153,7 @@ class Lifecycle(Env):
             budgets=campaign.budget,
             spent=jnp.zeros(self.rivals + 1),
             exhausted=jnp.zeros(self.rivals + 1, bool),
-            last=Last(zero, zero, zero, jnp.full(self.creatives, 1.0 / self.creatives), zero, zero, zero),
+            last=Last(zero, zero, zero, jnp.full(self.creatives, 1.0 / self.creatives, jnp.float32), zero, zero, zero),
             served_quality=zero,
             best_quality=zero,
             score=zero,
