@@ -44,6 +44,6 @@ def lookalike_decay(distance: jax.Array, slope: Number) -> jax.Array:
     return jnp.exp(-slope * distance)
 
 
-def forget(ticks: float, half_life: Number) -> jax.Array:
+def forget(ticks: Number, half_life: Number) -> jax.Array:
     """Share of a memory left after ``ticks``; half-life in ticks."""
     return jnp.exp2(-ticks / jnp.asarray(half_life, jnp.float32))
