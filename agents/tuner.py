@@ -172,7 +172,13 @@ def stack_candidates(policy: P, candidates: Mapping[str, np.ndarray]) -> P:
         The policy with every leaf ``[P, ...]``; named leaves are float32.
     """
     size = len(next(iter(candidates.values())))
-    repeated = jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (size, *jnp.shape(leaf))), policy)
+
+    def repeat(leaf: Any) -> jax.Array:
+        # Of a definite type: a population whose untuned leaves are weakly typed would compile anew.
+        leaf = jnp.asarray(leaf, jnp.result_type(leaf))
+        return jnp.broadcast_to(leaf, (size, *leaf.shape))
+
+    repeated = jax.tree.map(repeat, policy)
     return dataclasses.replace(repeated, **{name: jnp.asarray(x, jnp.float32) for name, x in candidates.items()})
 
 

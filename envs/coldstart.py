@@ -80,6 +80,8 @@ class ColdStart(Env):
         blocks: Blocks of ``M`` impressions in the bank.
         bank_seed: Seed of the bank.
         record: Whether ``info`` carries predictions, truth and prices by ad (for figures and the bound).
+        truth: Whether ads show two more features, their true rates (`adarena.envs.coldstart_view.TRUTH`): for oracles
+            only, never for a policy that is to be compared. The market is the same.
     """
 
     mature: int = 112
@@ -100,6 +102,7 @@ class ColdStart(Env):
     blocks: int = 128
     bank_seed: int = 0
     record: bool = False
+    truth: bool = False
 
     NESTED: ClassVar[dict[str, str]] = dict.fromkeys(checks.TERMS, "terms")
 
@@ -115,12 +118,12 @@ class ColdStart(Env):
     @property
     def layout(self) -> SetLayout:
         """Where context and ads lie in observation and action."""
-        return view.layout(self.launched)
+        return view.layout(self.launched, self.truth)
 
     @property
     def OBSERVATION(self) -> tuple[Entry, ...]:  # type: ignore[override]  # noqa: N802
         """The entries of the observation, in order."""
-        return view.entries(self.launched)
+        return view.entries(self.launched, self.truth)
 
     @property
     def rules(self) -> AuctionRules:

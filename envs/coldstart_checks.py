@@ -75,7 +75,7 @@ def check_static(env: ColdStart) -> None:
     if env.correlation + env.category_correlation > 1.0:
         total = env.correlation + env.category_correlation
         raise ValueError(f"correlation + category_correlation must be at most 1, got {total:g}")
-    for field in ("delay", "twin", "record"):
+    for field in ("delay", "twin", "record", "truth"):
         if not isinstance(getattr(env, field), bool):
             raise ValueError(f"{field} must be True or False, got {getattr(env, field)!r}")
 

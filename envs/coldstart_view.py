@@ -56,17 +56,29 @@ FEATURES: tuple[Entry, ...] = (
     Entry("charge", "share", 0, 1, "the fund's charges for the ad so far over the exploration budget"),
 )
 
+TRUTH: tuple[Entry, ...] = (
+    Entry("true_value", "log ratio", -_RATIO, _RATIO, "true conversions per exposure over the mean of all ads"),
+    Entry("true_pending", "ratio", 0, 10, "expected conversions not yet reported, by true rates, over those required"),
+)
+"""More features of an ad, which nobody but an oracle knows; shown with ``truth`` alone."""
 
-def layout(launched: int) -> SetLayout:
+
+def features(truth: bool = False) -> tuple[Entry, ...]:
+    """The features of an ad, in order."""
+    return FEATURES + TRUTH if truth else FEATURES
+
+
+def layout(launched: int, truth: bool = False) -> SetLayout:
     """Where things lie in observation and action."""
-    return SetLayout(context=len(CONTEXT), items=launched, features=len(FEATURES), actions=3)
+    return SetLayout(context=len(CONTEXT), items=launched, features=len(features(truth)), actions=3)
 
 
-def entries(launched: int) -> tuple[Entry, ...]:
+def entries(launched: int, truth: bool = False) -> tuple[Entry, ...]:
     """The entries of the observation, in order: the context, then ``ad00.live``, ``ad00.age``, ..."""
-    digits = max(2, len(str(launched - 1)))
-    ads = tuple(entry._replace(name=f"ad{i:0{digits}d}.{entry.name}") for i in range(launched) for entry in FEATURES)
-    return CONTEXT + ads
+    digits, each = max(2, len(str(launched - 1))), features(truth)
+    return CONTEXT + tuple(
+        entry._replace(name=f"ad{i:0{digits}d}.{entry.name}") for i in range(launched) for entry in each
+    )
 
 
 def _log_ratio(a: jax.Array, b: jax.Array | float) -> jax.Array:
@@ -81,8 +93,18 @@ def _clipped(values: list[jax.Array], named: tuple[Entry, ...]) -> jax.Array:
 
 def observe(env: ColdStart, state: State, params: Params) -> jax.Array:
     """The observation vector, float32, in the order of `entries`."""
-    items = jnp.where(in_window(env, state.world, state.tick, params)[:, None], _items(env, state, params), 0.0)
-    return layout(env.launched).join(_context(env, state, params), items)
+    items = _items(env, state, params)
+    if env.truth:
+        items = jnp.concatenate([items, _truth(env, state, params)], axis=-1)
+    items = jnp.where(in_window(env, state.world, state.tick, params)[:, None], items, 0.0)
+    return env.layout.join(_context(env, state, params), items)
+
+
+def _truth(env: ColdStart, state: State, params: Params) -> jax.Array:
+    ctr, cvr = env.true_rates(state)
+    pending = jnp.maximum(state.side.click - state.side.mature_clicks, 0.0) * cvr
+    shown = [_log_ratio(ctr * cvr, params.ctr_level * params.cvr_level), pending / params.required_conversions]
+    return _clipped(shown, TRUTH)
 
 
 def _context(env: ColdStart, state: State, params: Params) -> jax.Array:

@@ -2,8 +2,10 @@
 
 from adarena.agents.policy import register_policy
 from adarena.agents.rules.base import Rule
+from adarena.agents.rules.coldstart import COLDSTART_RULES, ORACLES
 from adarena.agents.rules.feedback import BudgetPacer, DualDescent, MinPacing, PIDPacing, PIDTarget
 from adarena.agents.rules.landscape import LandscapeShader, OnlineLP
+from adarena.agents.rules.placement import PlacementRule
 from adarena.agents.rules.simple import Constant, Random
 
 RULES: dict[str, type[Rule]] = {
@@ -21,8 +23,12 @@ RULES: dict[str, type[Rule]] = {
 
 for _name, _rule in RULES.items():
     register_policy(_name, _rule.build)
+for _name, _placement in {**COLDSTART_RULES, **ORACLES}.items():
+    register_policy(_name, _placement.build)
 
 __all__ = [
+    "COLDSTART_RULES",
+    "ORACLES",
     "RULES",
     "BudgetPacer",
     "Constant",
@@ -32,6 +38,7 @@ __all__ = [
     "OnlineLP",
     "PIDPacing",
     "PIDTarget",
+    "PlacementRule",
     "Random",
     "Rule",
 ]

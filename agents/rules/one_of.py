@@ -8,7 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from adarena.agents.rules.base import Rule
+from adarena.agents.policy import Policy
 
 
 @flax.struct.dataclass
@@ -22,7 +22,7 @@ class OneOf:
         choice: Number of the one that acts; float32, so that populations stack like any parameter.
     """
 
-    rules: tuple[Rule, ...]
+    rules: tuple[Policy, ...]
     choice: jax.Array
 
     jittable: ClassVar[bool] = True
@@ -32,7 +32,7 @@ class OneOf:
         return tuple(rule.init(params) for rule in self.rules)
 
     def act(self, key: jax.Array, carry: tuple[Any, ...], obs: jax.Array) -> tuple[tuple[Any, ...], jax.Array]:
-        """All memories, and the chosen rule's action ``[1]``."""
+        """All memories, and the chosen rule's action."""
         moved = [rule.act(key, memory, obs) for rule, memory in zip(self.rules, carry, strict=True)]
         chosen = [self.choice == number for number in range(len(self.rules))]
         return tuple(memory for memory, _ in moved), jnp.select(chosen, [action for _, action in moved])
