@@ -14,7 +14,6 @@ import jax
 import numpy as np
 import polars as pl
 from rich.console import Console
-from tqdm import tqdm
 
 from adarena import envs
 from adarena.agents import ppo
@@ -23,6 +22,7 @@ from adarena.envs.core import Env
 from adarena.envs.market.auction import MECHANISMS
 from adarena.envs.replay import BUDGET_FRACTIONS
 from adarena.experiments import protocol, tables
+from adarena.experiments.learners import train_seeds
 from adarena.experiments.rollout import rollout
 from adarena.experiments.store import RunFolder
 
@@ -251,7 +251,7 @@ def _one_market(config: AutoBidExperiment, mechanism: str, folder: RunFolder, re
 def train(
     config: AutoBidExperiment, env: Env, params: Any, mechanism: str, folder: RunFolder, resume: bool
 ) -> tuple[ppo.Config, ppo.State, pl.DataFrame]:
-    """Trains every seed, one after another (on a CPU that is as fast as side by side, and needs less memory).
+    """Trains every seed; see `adarena.experiments.learners.train_seeds`.
 
     Returns:
         The configuration, the states stacked over seeds, and the learning curves.
@@ -261,23 +261,18 @@ def train(
         # Days of a log differ in size, and those to come more so: no amount of money may mean much to the learner.
         sizes = jax.numpy.float32(_DAY_SCALE)
         params = dataclasses.replace(params, day_scale_low=1.0 / sizes, day_scale_high=sizes)
-    states, curves = [], []
-    for seed in tqdm(config.seeds, desc=f"training ppo, {mechanism}", unit="seed", disable=None):
-        state, curve = ppo.train(
-            ppo_config,
-            env,
-            params,
-            seeds=[seed],
-            total_steps=config.train_steps,
-            chunk_updates=32,
-            checkpoint=folder.checkpoints / f"ppo_{mechanism}_{seed}",
-            resume=resume,
-            progress=False,
-        )
-        states.append(state)
-        curves.append(curve)
-    stacked = jax.tree.map(lambda *leaves: jax.numpy.concatenate(leaves), *states)
-    return ppo_config, stacked, pl.concat(curves)
+    states, curves = train_seeds(
+        ppo,
+        ppo_config,
+        env,
+        params,
+        name=f"ppo_{mechanism}",
+        seeds=config.seeds,
+        total_steps=config.train_steps,
+        folder=folder,
+        resume=resume,
+    )
+    return ppo_config, states, curves
 
 
 def one_day(

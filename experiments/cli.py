@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from rich.table import Table
 _USAGE = """adarena: a research gym for ad auctions
 
   adarena run autobid [--preset NAME] [--resume] [options]   train, tune, compare, draw
+  adarena run coldstart [--preset NAME] [--resume] [options] the same for the placement of new ads
   adarena evaluate RUN [options]                             policies of a run on other markets
   adarena evaluate --policy P [--policy P ...] [options]     any policies in AuctionNet's market
   adarena collect RUN ... [options]                          tables of several runs in one results folder
@@ -26,6 +28,10 @@ _USAGE = """adarena: a research gym for ad auctions
   adarena bench [options]                                    measure speed
 
 Each takes --help."""
+
+
+EXPERIMENTS = ("autobid", "coldstart")
+"""Modules of `adarena.experiments` with ``PRESETS`` (name to configuration) and ``run(config, resume=...)``."""
 
 
 class UsageError(ValueError):
@@ -64,22 +70,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(words: list[str]) -> None:
-    from adarena.experiments import autobid
-
-    if not words or words[0] != "autobid":
-        raise UsageError(f"run takes the name of an experiment (autobid), got {words[0] if words else 'nothing'!r}")
+    name = words[0] if words else "nothing"
+    if name not in EXPERIMENTS:
+        raise UsageError(f"run takes the name of an experiment ({', '.join(EXPERIMENTS)}), got {name!r}")
+    experiment = importlib.import_module(f"adarena.experiments.{name}")
     rest, preset = _pick(words[1:], "--preset", "default")
     resume = "--resume" in rest
     rest = [word for word in rest if word != "--resume"]
-    if preset not in autobid.PRESETS:
-        raise UsageError(f"preset must be one of {', '.join(autobid.PRESETS)}, got {preset!r}")
-    config = tyro.cli(
-        autobid.AutoBidExperiment,
-        default=autobid.PRESETS[preset],
-        args=rest,
-        prog="adarena run autobid [--preset NAME]",
-    )
-    autobid.run(config, resume=resume)
+    if preset not in experiment.PRESETS:
+        raise UsageError(f"preset must be one of {', '.join(experiment.PRESETS)}, got {preset!r}")
+    chosen = experiment.PRESETS[preset]
+    config = tyro.cli(type(chosen), default=chosen, args=rest, prog=f"adarena run {name} [--preset NAME]")
+    experiment.run(config, resume=resume)
 
 
 def _pick(words: list[str], flag: str, default: str) -> tuple[list[str], str]:

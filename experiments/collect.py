@@ -14,7 +14,7 @@ from adarena.experiments import protocol
 from adarena.experiments.store import RunFolder
 
 _TABLES = ("scores", "summary", "curves", "day", "tuning")
-_CURVE = ("mechanism", "seed", "step", "episode_return", "entropy", "explained_variance")
+_CURVE = ("mechanism", "policy", "seed", "step", "episode_return", "entropy", "explained_variance", "objective")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,46 +22,59 @@ class CollectConfig:
     """Which runs to gather.
 
     Attributes:
-        runs: Run folders of ``adarena run autobid``, one or more mechanisms each.
-        out: Folder of the tables.
+        runs: Run folders of ``adarena run autobid``, one or more mechanisms each; or one of ``adarena run coldstart``.
+        out: Folder of the tables; ``paper_figs/results/EXPERIMENT`` when empty.
     """
 
     runs: tyro.conf.Positional[tuple[str, ...]]
-    out: str = "paper_figs/results/autobid"
+    out: str = ""
 
 
 def run(config: CollectConfig) -> Path:
     """Gathers the tables of finished runs.
 
     Raises:
-        ValueError: No run, or two runs of one mechanism.
+        ValueError: No run, two runs of one mechanism, or more than one where one is of cold start.
         RunFolderError: A folder is no run, or is damaged, or is not finished.
     """
     if not config.runs:
         raise ValueError("runs must name at least one run folder, got none")
     folders = [RunFolder.open(Path(path)) for path in config.runs]
+    coldstart = [folder.config["class"] == "ColdStartExperiment" for folder in folders]
+    if any(coldstart) and len(folders) > 1:
+        raise ValueError(f"runs must be one run where it is of cold start, got {len(folders)}")
+    out = Path(config.out or f"paper_figs/results/{'coldstart' if coldstart[0] else 'autobid'}")
+    if coldstart[0]:
+        _write(out, {name: folders[0].read_table(name) for name in folders[0].tables})
+    else:
+        _write(out, _autobid_tables(folders))
+    about = [
+        {"name": f.path.name, "config": f.config, "manifest": {k: f.manifest[k] for k in _KEPT if k in f.manifest}}
+        for f in folders
+    ]
+    (out / "runs.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    Console().print(f"Tables of {len(folders)} runs are in {out}")
+    return out
+
+
+def _write(out: Path, named: dict[str, pl.DataFrame]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for name, table in named.items():
+        if name == "curves":
+            table = table.select(column for column in _CURVE if column in table.columns)
+        table.write_parquet(out / f"{name}.parquet", compression="zstd")
+
+
+def _autobid_tables(folders: list[RunFolder]) -> dict[str, pl.DataFrame]:
+    """Tables of all mechanisms; the summary anew from the scores, so that a table and its summary can never differ."""
     seen: list[str] = []
     for folder in folders:
         for mechanism in folder.read_table("summary")["mechanism"].unique().to_list():
             if mechanism in seen:
                 raise ValueError(f"runs must have a mechanism once, got {mechanism!r} again in {folder.path.name}")
             seen.append(mechanism)
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    for name in _TABLES:
-        table = pl.concat([folder.read_table(name) for folder in folders], how="diagonal_relaxed")
-        if name == "curves":
-            table = table.select(column for column in _CURVE if column in table.columns)
-        if name == "summary":  # from the scores, so that a table and its summary can never differ
-            table = protocol.summarise_all(pl.read_parquet(out / "scores.parquet"))
-        table.write_parquet(out / f"{name}.parquet", compression="zstd")
-    about = [
-        {"name": f.path.name, "config": f.config, "manifest": {k: f.manifest[k] for k in _KEPT if k in f.manifest}}
-        for f in folders
-    ]
-    (out / "runs.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    Console().print(f"Tables of {len(folders)} runs are in {config.out}")
-    return out
+    found = {n: pl.concat([f.read_table(n) for f in folders], how="diagonal_relaxed") for n in _TABLES}
+    return found | {"summary": protocol.summarise_all(found["scores"])}
 
 
 _KEPT = ("config_sha256", "seeds", "wall_seconds", "packages", "python", "cpu_count", "xla_flags", "git", "command")

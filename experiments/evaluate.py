@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import polars as pl
 import tyro
 
 from adarena.agents import ppo
-from adarena.agents.rules import RULES
 from adarena.envs.core import Env
 from adarena.experiments import protocol, tables
 from adarena.experiments.autobid import AutoBidExperiment, train
@@ -83,12 +80,7 @@ def experiment_of(folder: RunFolder) -> AutoBidExperiment:
 
 def tuned_rules(folder: RunFolder, mechanism: str, env: Env) -> dict[str, Any]:
     """The rules of a run, with the parameters that its tuner found."""
-    rows = folder.read_table(f"tuning_{mechanism}").iter_rows(named=True)
-    found = {row["policy"]: json.loads(row["parameters"]) for row in rows}
-    return {
-        name: dataclasses.replace(RULES[name].build(env), **{k: jnp.float32(v) for k, v in parameters.items()})
-        for name, parameters in found.items()
-    }
+    return protocol.rebuilt_rules(folder.read_table(f"tuning_{mechanism}"), env)
 
 
 def trained_policy(folder: RunFolder, trained: AutoBidExperiment, mechanism: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +18,15 @@ from adarena.agents.rules.one_of import OneOf, stack
 from adarena.agents.tuner import tune
 from adarena.envs.core import Env
 from adarena.experiments.rollout import rollout, rollout_seeds
-from adarena.experiments.statistics import Bootstrap, Interval, headroom, iqm, paired_difference, stratified_bootstrap
+from adarena.experiments.statistics import (
+    Bootstrap,
+    Interval,
+    Statistic,
+    headroom,
+    iqm,
+    paired_difference,
+    stratified_bootstrap,
+)
 
 TUNING, EVALUATION = 1, 2
 """Streams of market keys: ``fold_in(key(market_seed), stream)``. Training draws from its own seeds."""
@@ -35,12 +44,12 @@ COLUMNS = (
 
 
 class Cases(NamedTuple):
-    """Evaluation cases: every market with every seat and every budget.
+    """Evaluation cases: every market with every seat and every budget, or whatever else varies.
 
     Attributes:
         keys: ``[C]`` reset keys, one a market.
         fields: Numeric fields of ``params``, name to ``[C]``.
-        table: Columns ``case``, ``market``, ``seat``, ``budget_scale``.
+        table: Columns ``case``, ``market``, and what varies (``seat`` and ``budget_scale`` from `draw_cases`).
     """
 
     keys: jax.Array
@@ -57,14 +66,31 @@ def draw_cases(market_seed: int, markets: int, seats: Sequence[int], budgets: Se
         seats: Advertisers that take their turn in each.
         budgets: Budgets over the advertiser's usual one.
     """
+    keys, table = draw_grid(market_seed, markets, {"seat": seats, "budget_scale": budgets})
+    seat, scale = table["seat"].to_numpy().astype(np.int32), table["budget_scale"].to_numpy().astype(np.float32)
+    return Cases(keys, {"seat": seat, "budget_scale_low": scale, "budget_scale_high": scale}, table)
+
+
+def draw_grid(
+    market_seed: int, markets: int, levels: Mapping[str, Sequence[Any]] | None = None
+) -> tuple[jax.Array, pl.DataFrame]:
+    """Every evaluation market with every combination of levels: the keys of the cases, and their table.
+
+    Args:
+        market_seed: Seed of all markets.
+        markets: Number of markets.
+        levels: Name of a column to its levels; markets alone when ``None``.
+
+    Returns:
+        ``[C]`` reset keys, one a market, and the columns ``case``, ``market`` and those of ``levels``.
+    """
     root = jax.random.fold_in(jax.random.key(market_seed), EVALUATION)
-    grid = [(m, s, b) for m in range(markets) for s in seats for b in budgets]
-    market, seat, budget = (np.asarray(column) for column in zip(*grid, strict=True))
-    keys = jax.vmap(lambda m: jax.random.fold_in(root, m))(jnp.asarray(market))
-    scale = budget.astype(np.float32)
-    fields = {"seat": seat.astype(np.int32), "budget_scale_low": scale, "budget_scale_high": scale}
-    columns = {"case": np.arange(len(grid)), "market": market, "seat": seat, "budget_scale": budget}
-    return Cases(keys, fields, pl.DataFrame(columns))
+    levels = levels or {}
+    grid = list(itertools.product(range(markets), *levels.values()))
+    columns = {"case": np.arange(len(grid))}
+    columns |= {name: np.asarray(x) for name, x in zip(("market", *levels), zip(*grid, strict=True), strict=True)}
+    keys = jax.vmap(lambda m: jax.random.fold_in(root, m))(jnp.asarray(columns["market"]))
+    return keys, pl.DataFrame(columns)
 
 
 class TunedRules(NamedTuple):
@@ -80,22 +106,34 @@ class TunedRules(NamedTuple):
 
 
 def tune_rules(
-    env: Env, params: Any, names: Sequence[str], *, budget: int, market_seed: int, population: int, episodes: int
+    env: Env,
+    params: Any,
+    names: Sequence[str],
+    *,
+    budget: int,
+    market_seed: int,
+    population: int,
+    episodes: int,
+    known: Mapping[str, Any] = RULES,
 ) -> TunedRules:
     """Tunes each rule with the same number of episodes on the same training markets, in one compiled program.
+
+    A rule without parameters is left as it is; its score in the table is null.
 
     Args:
         env: The environment.
         params: Its parameters; seat, budget and target are drawn as in training.
-        names: Rules, by their names in `adarena.agents.rules.RULES`.
+        names: Rules, by their names in ``known``.
         budget: Episodes that each rule's search may spend.
         market_seed: Seed of all markets.
         population: Candidates a generation.
         episodes: Episodes a candidate of a generation plays.
+        known: Name to class of a rule, with ``build(env)`` and ``space()``.
     """
-    built = tuple(RULES[name].build(env) for name in names)
+    built = tuple(known[name].build(env) for name in names)
     markets = jax.random.fold_in(jax.random.key(market_seed), TUNING)
-    rules, rows = {}, []
+    rules: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
     for number, name in enumerate(names):
 
         def evaluate(candidates: Any, keys: jax.Array, cases: Mapping[str, Any], number: int = number) -> np.ndarray:
@@ -105,9 +143,14 @@ def tune_rules(
             played = rollout_seeds(env, params, whole, keys, dict(cases), bound=False, label=f"tuning {names[number]}")
             return played.metrics["score"].mean(axis=1)
 
+        space = type(built[number]).space()
+        if not space:
+            rules[name] = built[number]
+            rows.append({"policy": name, "parameters": "{}", "score": None, "episodes": 0})
+            continue
         found = tune(
             built[number],
-            type(built[number]).space(),
+            space,
             evaluate,
             budget=budget,
             seed=0,
@@ -120,7 +163,23 @@ def tune_rules(
         rules[name] = found.policy
         parameters = json.dumps(found.parameters, sort_keys=True)
         rows.append({"policy": name, "parameters": parameters, "score": found.score, "episodes": found.episodes})
-    return TunedRules(rules, pl.DataFrame(rows))
+    schema = {"policy": pl.String, "parameters": pl.String, "score": pl.Float64, "episodes": pl.Int64}
+    return TunedRules(rules, pl.DataFrame(rows, schema))
+
+
+def rebuilt_rules(table: pl.DataFrame, env: Env, known: Mapping[str, Any] = RULES) -> dict[str, Any]:
+    """The rules of a table of `TunedRules`, with the parameters that the tuner found.
+
+    Args:
+        table: Columns ``policy`` and ``parameters``.
+        env: The environment for which rules are built.
+        known: Name to class of a rule.
+    """
+    found = {row["policy"]: json.loads(row["parameters"]) for row in table.iter_rows(named=True)}
+    return {
+        name: dataclasses.replace(known[name].build(env), **{k: jnp.float32(v) for k, v in parameters.items()})
+        for name, parameters in found.items()
+    }
 
 
 def _broadcast(policy: Any, count: int) -> Any:
@@ -202,14 +261,19 @@ def _recorded(env: Env) -> Env:
 
 
 def score_table(
-    name: str, kind: str, seeds: Sequence[int], metrics: Mapping[str, np.ndarray], cases: Cases
+    name: str,
+    kind: str,
+    seeds: Sequence[int],
+    metrics: Mapping[str, np.ndarray],
+    cases: Cases,
+    columns: Sequence[str] = COLUMNS,
 ) -> pl.DataFrame:
-    """Metrics ``[S, C]`` as rows: who (policy, kind, seed), what (case, market, seat, budget_scale), `COLUMNS`."""
+    """Metrics ``[S, C]`` as rows: what (the cases' columns), who (policy, kind, seed), and ``columns`` of the metrics."""
     parts = []
     for row, seed in enumerate(seeds):
-        columns = {column: np.asarray(metrics[column][row], np.float32) for column in COLUMNS}
+        values = {column: np.asarray(metrics[column][row], np.float32) for column in columns}
         who = [pl.lit(name).alias("policy"), pl.lit(kind).alias("kind"), pl.lit(seed, pl.Int32).alias("seed")]
-        parts.append(cases.table.with_columns(who).with_columns(**{k: pl.Series(v) for k, v in columns.items()}))
+        parts.append(cases.table.with_columns(who).with_columns(**{k: pl.Series(v) for k, v in values.items()}))
     return pl.concat(parts)
 
 
@@ -220,10 +284,10 @@ def matrix(scores: pl.DataFrame, policy: str, column: str = "score") -> np.ndarr
     return rows[column].to_numpy().astype(np.float64).reshape(seeds, -1)
 
 
-def best_rule(scores: pl.DataFrame) -> str:
+def best_rule(scores: pl.DataFrame, column: str = "score", statistic: Statistic = iqm) -> str:
     """The rule with the highest IQM score (on the evaluation cases: the hardest opponent)."""
     rules = scores.filter(pl.col("kind") == "rule")["policy"].unique(maintain_order=True).to_list()
-    return max(rules, key=lambda name: float(iqm(matrix(scores, name))))
+    return max(rules, key=lambda name: float(statistic(matrix(scores, name, column))))
 
 
 def summarise(scores: pl.DataFrame) -> pl.DataFrame:
@@ -252,9 +316,9 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
         options = Bootstrap(resample="seeds" if learner or not many else "markets")
         using: dict[str, Any] = {"options": options, "markets": market}
         row = {"policy": name, "kind": kind, "seeds": len(mine) if learner else 0}
-        row |= _named("score", stratified_bootstrap(mine, **using))
-        row |= _named("difference", paired_difference(mine, best, **using))
-        row |= _named("headroom", headroom(mine, best, hindsight, **using))
+        row |= named("score", stratified_bootstrap(mine, **using))
+        row |= named("difference", paired_difference(mine, best, **using))
+        row |= named("headroom", headroom(mine, best, hindsight, **using))
         row |= {"headroom_held": headroom(mine, best, held, **using).estimate}
         rows.append(row | _means(scores, name))
     bound = {"policy": "hindsight", "kind": "bound", "seeds": 0, "score": float(iqm(hindsight)), "headroom": 1.0}
@@ -271,7 +335,8 @@ def summarise_all(scores: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(parts, how="diagonal_relaxed")
 
 
-def _named(name: str, interval: Interval) -> dict[str, float]:
+def named(name: str, interval: Interval) -> dict[str, float]:
+    """An interval as columns ``name``, ``name_low``, ``name_high``."""
     return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 

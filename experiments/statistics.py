@@ -221,6 +221,60 @@ def headroom(
     return _bootstrap(tables, ratio, markets, options)
 
 
+def headroom_or_nan(
+    policy: ArrayLike,
+    best_rule: ArrayLike,
+    hindsight: ArrayLike,
+    statistic: Statistic = iqm,
+    *,
+    markets: ArrayLike | None = None,
+    options: Bootstrap = DEFAULT,
+) -> Interval:
+    """`headroom`, with NaN where there is nothing to close: in the scores, or (ends alone) in a resample."""
+    ours, rule, best = (float(statistic(np.asarray(x, np.float64), None)) for x in (policy, best_rule, hindsight))
+    if best <= rule:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    try:
+        return headroom(policy, best_rule, hindsight, statistic, markets=markets, options=options)
+    except ValueError as error:
+        if "no headroom" not in str(error):
+            raise
+        # Some resample leaves nothing to close, so the ratio has no interval; its estimate stands.
+        return Interval((ours - rule) / (best - rule), float("nan"), float("nan"))
+
+
+def relative_difference(
+    policy: ArrayLike,
+    other: ArrayLike,
+    statistic: Statistic = iqm,
+    *,
+    markets: ArrayLike | None = None,
+    options: Bootstrap = DEFAULT,
+) -> Interval:
+    """How much better one policy is than another, as a share of the other: ``s(policy) / s(other) - 1``.
+
+    Args:
+        policy: ``[seeds, cases]``, or ``[cases]`` for a rule.
+        other: ``[seeds, cases]`` or ``[cases]``, the same cases in the same order.
+        statistic: Reduces all axes but the one of the resamples.
+        markets: As in `stratified_bootstrap`.
+        options: How the interval is made.
+
+    Returns:
+        The interval; NaN where the other's statistic is not positive (ends alone, where it is so in a resample).
+
+    Raises:
+        ValueError: A score is not finite, or shapes do not fit.
+    """
+    tables = _tables(policy=policy, other=other)
+
+    def ratio(drawn: list[np.ndarray]) -> np.ndarray:
+        ours, theirs = (np.asarray(statistic(x, _inner(x))) for x in drawn)
+        return np.where(theirs > 0.0, ours, np.nan) / np.where(theirs > 0.0, theirs, 1.0) - 1.0
+
+    return _bootstrap(tables, ratio, markets, options)
+
+
 def _inner(x: np.ndarray) -> tuple[int, ...]:
     """Every axis but the first, which counts resamples."""
     return tuple(range(1, x.ndim))

@@ -17,7 +17,7 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from adarena.envs.palette import BLACK, GREY
-from adarena.experiments.statistics import Bootstrap, Interval, headroom, iqm
+from adarena.experiments.statistics import Bootstrap, Interval, headroom_or_nan, iqm
 from adarena.paper_figs import style
 
 NAME = "scores"
@@ -26,7 +26,6 @@ COLUMNS = (
     *("mechanism", "policy", "kind", "seed", "case", "market", "budget_scale"),
     *("score", "hindsight_score"),
 )
-_UNKNOWN = float("nan")
 
 
 class Scores(NamedTuple):
@@ -93,16 +92,8 @@ def headroom_at(one: Scores, rule: Scores, budget: float) -> Interval:
 
 def _closed(one: Scores, low: np.ndarray, high: np.ndarray, score: np.ndarray, market: np.ndarray) -> Interval:
     """Headroom with the interval that fits the policy: training seeds for a learner, markets for a rule."""
-    if iqm(high) <= iqm(low):
-        return Interval(_UNKNOWN, _UNKNOWN, _UNKNOWN)
     options = Bootstrap(resample="seeds" if one.kind == "learner" else "markets")
-    try:
-        return headroom(score, low, high, markets=market, options=options)
-    except ValueError as error:
-        if "no headroom" not in str(error):
-            raise
-        # Some resample leaves nothing to close, so the ratio has no interval; its estimate stands.
-        return Interval(float((iqm(score) - iqm(low)) / (iqm(high) - iqm(low))), _UNKNOWN, _UNKNOWN)
+    return headroom_or_nan(score, low, high, markets=market, options=options)
 
 
 def draw(results: Path) -> Figure:

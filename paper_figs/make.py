@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
+import polars as pl
 import tyro
 from tqdm import tqdm
 
-from adarena.paper_figs import fig_curves, fig_day, fig_scores, fig_throughput, style
+from adarena.paper_figs import (
+    fig_curves,
+    fig_day,
+    fig_definitions,
+    fig_frontier,
+    fig_posterior,
+    fig_revenue,
+    fig_scores,
+    fig_splits,
+    fig_throughput,
+    style,
+)
 
 FIGURES = (fig_scores, fig_day, fig_curves, fig_throughput)
 """One module a figure: ``NAME``, ``TABLE``, ``draw(results)``."""
+
+COLDSTART_FIGURES = (fig_frontier, fig_definitions, fig_revenue, fig_posterior, fig_splits)
+"""Those of ``adarena run coldstart``."""
 
 
 def draw_all(results: Path, out: Path) -> list[Path]:
@@ -31,12 +47,19 @@ def draw_all(results: Path, out: Path) -> list[Path]:
     if not results.is_dir():
         raise NotADirectoryError(f"results must be a folder with tables, got {str(results)!r}")
     written: list[Path] = []
-    for figure in tqdm(FIGURES, desc="figures", leave=False):
+    for figure in tqdm(figures_of(results), desc="figures", leave=False):
         if not (results / figure.TABLE).is_file():
             tqdm.write(f"figure {figure.NAME} skipped: no {figure.TABLE} in {results}")
             continue
         written += style.save(figure.draw(results), out, figure.NAME)
     return written
+
+
+def figures_of(results: Path) -> tuple[ModuleType, ...]:
+    """The figures of the experiment whose tables a folder holds, by its columns of scores."""
+    path = Path(results) / fig_definitions.TABLE
+    coldstart = path.is_file() and "success_rate" in pl.read_parquet_schema(path)
+    return COLDSTART_FIGURES if coldstart else FIGURES
 
 
 def main(

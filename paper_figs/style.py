@@ -90,6 +90,19 @@ _LOOKS = {
     "ppo": Look("PPO", VERMILION, "o"),
     "sb3_ppo": Look("SB3 PPO", ORANGE, "o"),
     "sb3_sac": Look("SB3 SAC", PURPLE, "o"),
+    "none": Look("No support", BLACK, "x"),
+    "constant_boost": Look("Constant boost", GREY, "s"),
+    "decaying_boost": Look("Decaying boost", GREY, "v"),
+    "protected": Look("Protected traffic", SKY, "^"),
+    "protected_least_learnt": Look("Protected, least learnt", SKY, "D"),
+    "ucb": Look("UCB on eCPM", GREEN, "^"),
+    "thompson": Look("Thompson sampling", GREEN, "v"),
+    "auction_ucb": Look("AuctionUCB", GREEN, "P"),
+    "sbl": Look("SBL dual descent", BLUE, "s"),
+    "uplift": Look("Uplift-targeted", BLUE, "d"),
+    "rescue": Look("Rescue", PURPLE, "D"),
+    "es": Look("Evolution strategy", ORANGE, "o"),
+    "oracle": Look("Oracle (true rates)", BLACK, "*"),
 }
 _OTHERS = (PURPLE, ORANGE, GREEN, SKY)
 _MECHANISMS = {"gsp": "GSP", "first_price": "First price", "second_price": "Second price", "vcg": "VCG"}

@@ -18,7 +18,7 @@ class OneOf:
     One compilation then serves the tuning and the evaluation of all rules.
 
     Attributes:
-        rules: The rules.
+        rules: The rules, or other policies that JAX can trace, all with actions of one shape.
         choice: Number of the one that acts; float32, so that populations stack like any parameter.
     """
 

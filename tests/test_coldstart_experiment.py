@@ -1,0 +1,237 @@
+"""The cold-start experiment, small: one run through every stage, what reads its folder, and its statistics by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import coldstart_tables as made_up
+import numpy as np
+import polars as pl
+import pytest
+
+from adarena.experiments import (
+    cli,
+    coldstart,
+    coldstart_ab,
+    coldstart_eval,
+    coldstart_studies,
+    coldstart_tables,
+    collect,
+)
+from adarena.experiments.statistics import Bootstrap, headroom_or_nan, relative_difference
+from adarena.experiments.store import RunFolder
+
+TINY = dataclasses.replace(
+    coldstart.PRESETS["smoke"],
+    rules=("none", "sbl"),
+    learners=("es",),
+    es_steps=352,
+    es_episodes=2,
+    new_shares=(),
+    name="tiny",
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return coldstart.run(dataclasses.replace(TINY, runs=str(tmp_path_factory.mktemp("runs"))))
+
+
+def test_run_folder_holds_every_table(run: Path) -> None:
+    folder = RunFolder.open(run)
+    assert folder.status == "done"
+    studies = {f"{name}{end}" for name in ("frontier", "sensitivity", "nulls", "ab") for end in ("", "_summary")}
+    assert {*studies, "scores", "summary", "tuning", "curves", "revenue", "posterior"} == set(folder.tables)
+    scores = folder.read_table("scores")
+    assert set(scores["policy"]) == {"none", "sbl", "es", "oracle", "hindsight"}
+    assert scores.height == 2 * (2 + 2 + 1) + 1  # markets of two rules, two training seeds, the oracle; one bound
+    summary = folder.read_table("summary")
+    assert set(summary["kind"]) == {"rule", "learner", "oracle", "bound"}
+    assert summary.filter(pl.col("policy") == "none")["vs_none"][0] == 0.0
+    assert sorted(p.name for p in (run / "figures").iterdir() if p.suffix == ".png") == [
+        *("definitions.png", "frontier.png", "posterior.png", "revenue.png", "splits.png"),
+    ]
+
+
+def test_no_support_equals_its_twin_and_costs_nothing(run: Path) -> None:
+    none = RunFolder.open(run).read_table("scores").filter(pl.col("policy") == "none")
+    for column in ("exploration_cost", "revenue_loss", "mature_value_loss", "success_rate_gain"):
+        assert none[column].abs().max() == 0.0, column
+    assert (none["revenue"] == none["revenue_twin"]).all()
+    revenue = RunFolder.open(run).read_table("revenue").filter(pl.col("policy") == "none")
+    np.testing.assert_array_equal(revenue["revenue"], revenue["revenue_twin"])
+    assert revenue["revenue"].sum() > 0.0
+
+
+def test_without_a_budget_all_policies_coincide(run: Path) -> None:
+    nulls = RunFolder.open(run).read_table("nulls_summary")
+    assert nulls.filter(pl.col("null") == "no_budget")["largest_difference"].to_list() == [0.0] * 3
+    frontier = RunFolder.open(run).read_table("frontier").filter(pl.col("exploration_budget") == 0.0)
+    assert frontier.group_by("market").agg(pl.col("success_rate", "revenue").n_unique())["revenue"].to_list() == [1, 1]
+
+
+def test_sensitivity_moves_one_thing_at_a_time(run: Path) -> None:
+    table = RunFolder.open(run).read_table("sensitivity")
+    levels = table.group_by("factor").agg(pl.col("level").n_unique()).sort("factor")
+    assert dict(levels.iter_rows()) == {"competition": 2, "content_quality": 3, "default": 1, "delay": 2}
+    twin = table.filter(pl.col("policy") == "none").group_by("factor", "level").agg(pl.col("revenue_twin").sum())
+    by = {(factor, level): amount for factor, level, amount in twin.iter_rows()}
+    low, high = (by["competition", level] for level in coldstart_studies.COMPETITION)
+    assert low < by["default", 0.0] < high  # who bids more pays more
+
+
+def test_resume_goes_on_where_the_run_was(run: Path) -> None:
+    before = {name: RunFolder.open(run).read_table(name) for name in ("scores", "tuning", "curves")}
+    coldstart.run(dataclasses.replace(TINY, runs=str(run.parent), studies=TINY.studies, figures=True), resume=True)
+    for name, table in before.items():
+        assert (
+            RunFolder.open(run)
+            .read_table(name)
+            .drop("wall_seconds", strict=False)
+            .equals(table.drop("wall_seconds", strict=False))
+        ), name
+
+
+def test_collect_gathers_a_run(run: Path, tmp_path: Path) -> None:
+    out = collect.run(collect.CollectConfig(runs=(str(run),), out=str(tmp_path / "results")))
+    assert {path.stem for path in out.glob("*.parquet")} == set(RunFolder.open(run).tables)
+    with pytest.raises(ValueError, match="runs must be one run where it is of cold start, got 2"):
+        collect.run(collect.CollectConfig(runs=(str(run), str(run)), out=str(tmp_path / "twice")))
+
+
+def test_split_sums_add_up(run: Path) -> None:
+    table = RunFolder.open(run).read_table("ab")
+    assert set(table["design"]) == set(coldstart_ab.DESIGNS)
+    users = table.filter(pl.col("design") == "user_side")
+    scores = RunFolder.open(run).read_table("scores")
+    launched = TINY.launched
+    assert (users["on_ads"] == launched).all()
+    assert (users["off_ads"] == launched).all()
+    ads = table.filter(pl.col("design") == "ad_side")
+    assert (ads["on_ads"] + ads["off_ads"] == launched).all()
+    # The truth's arms are the market and its twin: what the scores say of the same policy on the same markets.
+    truth = table.filter((pl.col("design") == "truth") & (pl.col("policy") == "sbl")).sort("market")
+    own = scores.filter(pl.col("policy") == "sbl").sort("market")
+    np.testing.assert_allclose(
+        (truth["on_successes"] - truth["off_successes"]) / launched, own["success_rate_gain"], atol=1e-6
+    )
+
+
+BAD = [
+    ({"rules": ("magic",)}, "rules must be among .*got 'magic'"),
+    ({"rules": ("sbl",)}, "rules must hold 'none'"),
+    ({"learners": ()}, "learners must name at least one"),
+    ({"learners": ("dqn",)}, "learners must be among ppo, es, got 'dqn'"),
+    ({"studies": ("gossip",)}, "studies must be among"),
+    ({"seeds": (1, 1)}, "seeds must be distinct and not negative"),
+    ({"markets": 0}, "markets must be a whole number of at least 1, got 0"),
+    ({"chunk": 0}, "chunk must be a whole number of at least 1, got 0"),
+    ({"bound_markets": 3}, r"bound_markets must be at most markets \(2\), got 3"),
+    ({"frontier": (-0.1,)}, r"frontier must lie in \[0, 1\]"),
+    ({"new_shares": (1.0,)}, r"new_shares must lie in \(0, 1\)"),
+    ({"network": "cnn"}, "network must be one of mlp, deep_sets, attention, got 'cnn'"),
+    ({"es_population": 3}, "population must be an even whole number"),
+    ({"learning_rate": -1.0}, "learning_rate must be .*got -1.0"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD)
+def test_bad_experiments_are_refused_before_anything_runs(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **changes)  # type: ignore[arg-type]
+
+
+COMMANDS = [
+    (["run"], "run takes the name of an experiment (autobid, coldstart), got 'nothing'"),
+    (["run", "warmstart"], "got 'warmstart'"),
+    (["run", "coldstart", "--preset", "huge"], "preset must be one of default, smoke, paper, got 'huge'"),
+    (["run", "coldstart", "--preset", "smoke", "--exploration-budget", "-1"], "exploration_budget must be"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), COMMANDS)
+def test_bad_commands_end_with_a_message(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_relative_difference_by_hand() -> None:
+    learner, rule = np.array([[0.30, 0.34], [0.26, 0.30]]), np.array([0.20, 0.28])
+    found = relative_difference(learner, rule, np.mean)
+    assert found.estimate == pytest.approx(0.30 / 0.24 - 1.0)
+    assert found.low == pytest.approx(0.28 / 0.24 - 1.0)
+    assert found.high == pytest.approx(0.32 / 0.24 - 1.0)
+    assert np.isnan(relative_difference(rule, np.zeros(2), np.mean).estimate)
+    markets = relative_difference(rule, rule / 1.25, np.mean, options=Bootstrap(resample="markets"))
+    assert markets == pytest.approx((0.25, 0.25, 0.25))  # a ratio that every market agrees on
+
+
+def test_headroom_or_nan() -> None:
+    best = np.array([0.2, 0.3])
+    assert headroom_or_nan(best + 0.05, best, best + 0.1, np.mean).estimate == pytest.approx(0.5)
+    assert np.isnan(headroom_or_nan(best, best, best, np.mean).estimate)
+    open_ended = headroom_or_nan(
+        best, best, best + np.array([0.2, -0.1]), np.mean, options=Bootstrap(resample="markets")
+    )
+    assert open_ended.estimate == 0.0
+    assert np.isnan(open_ended.low)
+
+
+def test_summary_says_what_the_scores_say() -> None:
+    scores = made_up.score_table()
+    summary = {row["policy"]: row for row in coldstart_tables.summarise(scores).iter_rows(named=True)}
+    rate = {
+        name: float(scores.filter(pl.col("policy") == name)["success_rate"].cast(pl.Float64).mean()) for name in summary
+    }  # type: ignore[arg-type]
+    ppo = summary["ppo"]
+    assert ppo["success_rate"] == pytest.approx(rate["ppo"])
+    assert ppo["vs_none"] == pytest.approx(rate["ppo"] - rate["none"])
+    assert ppo["vs_best_relative"] == pytest.approx(rate["ppo"] / rate["rescue"] - 1.0)
+    assert ppo["gap_closed"] == pytest.approx((rate["ppo"] - rate["rescue"]) / (rate["oracle"] - rate["rescue"]))
+    assert ppo["vs_best_relative_low"] < ppo["vs_best_relative"] < ppo["vs_best_relative_high"]
+    assert summary["rescue"]["vs_best_relative_low"] == 0.0
+    assert summary["hindsight"]["success_rate"] == pytest.approx(0.7)
+    assert ppo["cost_share"] == pytest.approx(0.01)
+    assert ppo["seeds"] == 3
+
+
+def test_splits_recover_what_was_put_in() -> None:
+    summary = coldstart_tables.summarise_splits(made_up.split_table(markets=400))
+    for row in summary.filter(pl.col("outcome") == "successes").iter_rows(named=True):
+        assert (
+            row["estimate_low"] <= row["published"] <= row["estimate_high"]
+            or abs(row["estimate"] - row["published"]) < 0.012
+        )
+        assert row["error"] == pytest.approx(
+            row["estimate"]
+            - summary.filter(
+                (pl.col("policy") == row["policy"]) & (pl.col("design") == "truth") & (pl.col("outcome") == "successes")
+            )["estimate"][0]
+        )
+    truth = summary.filter(pl.col("design") == "truth")
+    assert truth["error"].abs().max() == 0.0
+
+
+def test_contestants_keep_names_and_order() -> None:
+    env, _ = TINY.make()
+    rules = {name: coldstart.COLDSTART_RULES[name].build(env) for name in ("none", "sbl", "ucb")}
+    everyone = coldstart_eval.contestants(rules, {}, ())
+    assert everyone.names == ("none", "sbl", "ucb")
+    assert everyone.only(("ucb", "none")).names == ("none", "ucb")
+    np.testing.assert_array_equal(everyone.only(("ucb", "none")).policies.choice, [0.0, 2.0])
+
+
+def test_new_ads_of_another_number() -> None:
+    sizes = coldstart_studies.sizes_of(TINY, 0.5)
+    assert sizes == {"mature": 9, "launched": 9}
+    env, _ = TINY.make()
+    other, _ = TINY.make(**sizes)
+    rules = {name: coldstart.COLDSTART_RULES[name].build(env) for name in ("none", "sbl")}
+    moved = coldstart_studies.resized(coldstart_eval.contestants(rules, {}, ()), other)
+    assert {rule.layout.items for rule in moved.policies.rules} == {9}
