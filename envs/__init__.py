@@ -5,6 +5,7 @@ from typing import Any
 from adarena.envs.autobid import AutoBid
 from adarena.envs.coldstart import ColdStart
 from adarena.envs.core import AutoReset, Entry, Env, StepResult
+from adarena.envs.lifecycle import Lifecycle
 from adarena.envs.registry import make, register, registered
 
 REPLAY = {
@@ -31,6 +32,7 @@ be foreseen, predictions that err, and AuctionNet's own market: 500,000 impressi
 register("adarena/AutoBid-v0", AutoBid)
 register("adarena/Replay-v0", AutoBid, **REPLAY)
 register("adarena/ColdStart-v0", ColdStart)
+register("adarena/Lifecycle-v0", Lifecycle)
 
 __all__ = [
     "PRESETS",
@@ -40,6 +42,7 @@ __all__ = [
     "ColdStart",
     "Entry",
     "Env",
+    "Lifecycle",
     "StepResult",
     "make",
     "register",
