@@ -93,7 +93,7 @@ class ColdStartExperiment:
     required_conversions: float = 10.0
     window_days: float = 3.0
     rules: tuple[str, ...] = tuple(COLDSTART_RULES)
-    tune_episodes: int = 192
+    tune_episodes: int = 256
     learners: tuple[str, ...] = ("ppo", "es")
     seeds: tuple[int, ...] = (0, 1)
     network: NetworkKind = "deep_sets"
@@ -166,8 +166,8 @@ class ColdStartExperiment:
         )
 
     def market(self, **changes: Any) -> tuple[Env, Any]:
-        """The environment in which policies are compared: with its twin, and the sums of split tests."""
-        env, params = self.make(**({"twin": True} | changes))
+        """The market in which policies are compared: with twin and sums of split tests, the truth shown to oracles."""
+        env, params = self.make(**({"twin": True, "truth": True} | changes))
         return coldstart_ab.watched(env), params
 
     def learner_config(self, learner: str) -> Any:
@@ -209,7 +209,7 @@ PRESETS: dict[str, ColdStartExperiment] = {
         ticks_per_day=4,
         impressions=16,
         rules=("none", "constant_boost", "sbl"),
-        tune_episodes=32,
+        tune_episodes=64,
         hidden=(8, 8),
         ppo_steps=1408,
         num_envs=8,
@@ -259,18 +259,18 @@ def run(config: ColdStartExperiment, *, resume: bool = False) -> Path:
             f"Cold start: {len(config.rules)} rules tuned, {', '.join(config.learners)} on {len(config.seeds)} seeds; "
             f"results go to {folder.path}"
         )
-        rules, oracle = tuned_rules(config, folder, console)
+        rules, oracles = tuned_rules(config, folder, console)
         learners = trained_learners(config, folder, resume, console)
-        everyone = contestants(rules, learners, config.seeds)
+        everyone = contestants(config.market()[0], rules, learners, config.seeds, oracles)
         if "scores" not in folder.tables:
-            folder.write_table("scores", compare(config, everyone, oracle, console))
+            folder.write_table("scores", compare(config, everyone, console))
         scores = folder.read_table("scores")
         summary = coldstart_tables.summarise(scores)
         folder.write_table("summary", summary)
         for table in coldstart_tables.comparison(summary):
             console.print(table)
         top = protocol.best_rule(scores, "success_rate", coldstart_tables.MEAN)
-        _study(config, folder, everyone, oracle, top, console)
+        _study(config, folder, everyone, top, console)
         if config.figures:
             from adarena.paper_figs.make import draw_all
 
@@ -284,32 +284,30 @@ def tuned_rules(
     config: ColdStartExperiment, folder: RunFolder, console: Console
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The rules and the oracle, tuned with the same budget on the same training markets; those of the run if it has them."""
-    (env, params), (seeing, _) = config.make(), config.make(truth=True)
     if "tuning" not in folder.tables:
         console.print(f"tuning {len(config.rules)} rules and the oracle, {config.tune_episodes} episodes each")
-        found = [
-            tune(config, env, params, {name: COLDSTART_RULES[name] for name in config.rules}).table,
-            tune(config, seeing, params, ORACLES).table,
-        ]
-        folder.write_table("tuning", pl.concat(found))
-    table = folder.read_table("tuning")
+        folder.write_table("tuning", tuning_table(config))
+    table, (env, _), (seeing, _) = folder.read_table("tuning"), config.make(), config.make(truth=True)
     theirs = pl.col("policy").is_in(list(ORACLES))
     rules = protocol.rebuilt_rules(table.filter(~theirs), env, COLDSTART_RULES)
     return rules, protocol.rebuilt_rules(table.filter(theirs), seeing, ORACLES)
 
 
-def tune(config: ColdStartExperiment, env: Env, params: Any, known: dict[str, Any]) -> protocol.TunedRules:
-    """Tunes rules with the experiment's budget."""
+def tuning_table(config: ColdStartExperiment, **changes: Any) -> pl.DataFrame:
+    """Tunes rules and oracle in the market with some changes, in one program: it shows the truth, which rules do not read."""
+    env, params = config.make(truth=True, **changes)
+    population, episodes = 8, max(1, min(32, config.tune_episodes // 64))
     return protocol.tune_rules(
         env,
         params,
-        tuple(known),
+        (*config.rules, *ORACLES),
         budget=config.tune_episodes,
         market_seed=config.market_seed,
-        population=8,
-        episodes=max(1, min(32, config.tune_episodes // 48)),
-        known=known,
-    )
+        population=population,
+        episodes=episodes,
+        known={**COLDSTART_RULES, **ORACLES},
+        chunk=population * episodes,
+    ).table
 
 
 def trained_learners(config: ColdStartExperiment, folder: RunFolder, resume: bool, console: Console) -> dict[str, Any]:
@@ -338,43 +336,32 @@ def trained_learners(config: ColdStartExperiment, folder: RunFolder, resume: boo
     return policies
 
 
-def compare(
-    config: ColdStartExperiment, everyone: Contestants, oracle: dict[str, Any], console: Console
-) -> pl.DataFrame:
-    """Scores of everybody, of the oracle, and the hindsight bound at the best rule's prices."""
+def compare(config: ColdStartExperiment, everyone: Contestants, console: Console) -> pl.DataFrame:
+    """Scores of everybody, and the hindsight bound at the best rule's prices."""
     env, params = config.market()
-    cases = cases_of(config.market_seed, config.markets, params)
     console.print(f"evaluating {len(everyone.who)} policies on {config.markets} markets")
+    cases = cases_of(config.market_seed, config.markets, params)
     scores = evaluate(env, params, everyone, cases, config.chunk)
-    seeing, _ = config.market(truth=True)
-    best = evaluate(seeing, params, contestants(oracle, {}, (), kind="oracle"), cases, config.chunk)
     top = protocol.best_rule(scores, "success_rate", coldstart_tables.MEAN)
-    recorded, params = config.make(record=True)
+    watching, params = config.make(record=True, truth=True)
     few = cases_of(config.market_seed, config.bound_markets, params)
-    bound = hindsight(recorded, params, everyone.only((top,)), few)
-    return pl.concat([scores, best, bound], how="diagonal_relaxed")
+    bound = hindsight(watching, params, everyone.only((top,)), few)
+    return pl.concat([scores, bound], how="diagonal_relaxed")
 
 
-def _study(
-    config: ColdStartExperiment,
-    folder: RunFolder,
-    everyone: Contestants,
-    oracle: dict[str, Any],
-    top: str,
-    console: Console,
-) -> None:
+def _study(config: ColdStartExperiment, folder: RunFolder, everyone: Contestants, top: str, console: Console) -> None:
     """Whatever the configuration asks for beside the comparison, but for what the folder has already."""
-    few = tuple(dict.fromkeys(name for name in ("none", "sbl", top, *config.learners) if name in everyone.names))
+    tested = everyone.only(("sbl", top, *config.learners))
+    shown = everyone.only(("none", top, *config.learners)).first_seeds()
     makers = {
-        "frontier": lambda: coldstart_studies.frontier(config, everyone, oracle),
-        "sensitivity": lambda: coldstart_studies.sensitivity(config, everyone.only(few), oracle),
+        "frontier": lambda: coldstart_studies.frontier(config, everyone),
+        "sensitivity": lambda: coldstart_studies.sensitivity(config, everyone.only(("none", *tested.names, *ORACLES))),
         "nulls": lambda: coldstart_studies.nulls(config, everyone),
-        "ab": lambda: coldstart_ab.split_tests(config, everyone.only(few[1:]).first_seeds()),
+        "ab": lambda: coldstart_ab.split_tests(config, tested.first_seeds()),
     }
     for study in config.studies:
         console.print(f"study: {study}")
         if study == "series":
-            shown = everyone.only(("none", top, *config.learners)).first_seeds()
             for name, maker in (
                 ("revenue", coldstart_studies.revenue_series),
                 ("posterior", coldstart_studies.posterior_series),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,9 @@ import polars as pl
 
 from adarena.agents.ppo_policy import PPOPolicy
 from adarena.agents.rules.one_of import OneOf, stack
+from adarena.envs.coldstart_view import TRUTH
 from adarena.envs.core import Env
+from adarena.envs.sets import SetLayout
 from adarena.experiments import protocol
 from adarena.experiments.rollout import Rollout, rollout, rollout_seeds
 
@@ -67,29 +70,67 @@ class Contestants(NamedTuple):
         return self.take(sorted(firsts.values()))
 
 
+@flax.struct.dataclass
+class Blind:
+    """A policy in a market that shows the truth to an oracle: it sees what the platform knows, and no more.
+
+    Attributes:
+        policy: The policy, for the market that does not show the truth.
+        shown: Where ads lie in the observation, the truth included; it is the last of an ad's features. Static.
+        known: Features of an ad that the policy sees. Static.
+    """
+
+    policy: Any
+    shown: SetLayout = flax.struct.field(pytree_node=False)
+    known: int = flax.struct.field(pytree_node=False)
+
+    jittable: ClassVar[bool] = True
+
+    def init(self, params: Any) -> Any:
+        """The policy's own memory."""
+        return self.policy.init(params)
+
+    def act(self, key: jax.Array, carry: Any, obs: jax.Array) -> tuple[Any, jax.Array]:
+        """What the policy does, shown ``[context + L known]`` of ``obs``."""
+        context, items, _ = self.shown.split(obs)
+        return self.policy.act(key, carry, self.shown.join(context, items[..., : self.known]))
+
+
 def contestants(
-    rules: Mapping[str, Any], learners: Mapping[str, Any], seeds: Sequence[int], *, kind: str = "rule"
+    env: Env,
+    rules: Mapping[str, Any],
+    learners: Mapping[str, Any],
+    seeds: Sequence[int],
+    oracles: Mapping[str, Any] | None = None,
 ) -> Contestants:
-    """Puts rules, and learners' policies stacked over training seeds, into one population.
+    """Puts rules, learners' policies and oracles into one population, for the market that shows the truth to oracles.
 
     Args:
-        rules: Name to rule.
-        learners: Name to policy, leaves ``[S, ...]`` (numbers shared by all seeds are repeated).
+        env: That market; its sizes are those for which the policies were made.
+        rules: Name to rule, for the market that does not show the truth.
+        learners: Name to policy for the same, leaves ``[S, ...]`` (numbers shared by all seeds are repeated).
         seeds: ``S`` training seeds.
-        kind: What the rules are called.
+        oracles: Name to policy that reads the truth.
     """
-    spread = {name: protocol.over_seeds(_actor_alone(policy), len(seeds)) for name, policy in learners.items()}
+    shown, known = env.layout, env.layout.features - len(TRUTH)  # type: ignore[attr-defined]
+    blind = {name: Blind(rule, shown, known) for name, rule in rules.items()}
+    seeing = oracles or {}
+    spread = {
+        name: Blind(protocol.over_seeds(_actor_alone(policy), len(seeds)), shown, known)
+        for name, policy in learners.items()
+    }
     # Places of the population that a policy does not use hold anybody of the right kind.
     first = [jax.tree.map(lambda x: x[0], policy) for policy in spread.values()]
+    fixed = (*blind.values(), *seeing.values())
     rows, who = [], []
-    for number, name in enumerate(rules):
-        rows.append(OneOf((*rules.values(), *first), jnp.float32(number)))
-        who.append((name, kind, -1))
+    for number, name in enumerate((*blind, *seeing)):
+        rows.append(OneOf((*fixed, *first), jnp.float32(number)))
+        who.append((name, "rule" if name in blind else "oracle", -1))
     for place, (name, policy) in enumerate(spread.items()):
         for row, seed in enumerate(seeds):
             mine = list(first)
             mine[place] = jax.tree.map(lambda x, row=row: x[row], policy)
-            rows.append(OneOf((*rules.values(), *mine), jnp.float32(len(rules) + place)))
+            rows.append(OneOf((*fixed, *mine), jnp.float32(len(fixed) + place)))
             who.append((name, "learner", int(seed)))
     return Contestants(stack(rows), tuple(who))
 
@@ -125,7 +166,7 @@ def play(env: Env, params: Any, everyone: Contestants, cases: protocol.Cases, ch
     """Everybody on every case; metrics ``[P, C]`` and the series `DAILY` ``[P, C, T]``.
 
     Args:
-        env: A market with its twin; `adarena.experiments.coldstart_ab.watched` adds the sums of split tests.
+        env: A market with its twin, see `adarena.experiments.coldstart.ColdStartExperiment.market`.
         params: Its parameters.
         everyone: The policies.
         cases: The cases, with all of `FIELDS`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,21 +12,11 @@ import numpy as np
 import polars as pl
 
 from adarena.agents.ppo_policy import PPOPolicy
-from adarena.agents.rules.coldstart import COLDSTART_RULES, ORACLES
 from adarena.agents.rules.one_of import OneOf
 from adarena.agents.rules.placement import PlacementRule
 from adarena.envs.core import Env
 from adarena.envs.market.response import delay_distribution
-from adarena.experiments.coldstart_eval import (
-    BELIEFS,
-    DAILY,
-    Contestants,
-    cases_of,
-    contestants,
-    evaluate,
-    play,
-    recorded,
-)
+from adarena.experiments.coldstart_eval import BELIEFS, DAILY, Blind, Contestants, cases_of, evaluate, play, recorded
 
 if TYPE_CHECKING:
     from adarena.experiments.coldstart import ColdStartExperiment
@@ -40,68 +31,63 @@ DELAY = (0.0, 4.0)
 """Delays over the usual one, beside the default (1); 0 reports every conversion in its tick."""
 
 
-def frontier(config: ColdStartExperiment, everyone: Contestants, oracle: dict[str, Any]) -> pl.DataFrame:
+def frontier(config: ColdStartExperiment, everyone: Contestants) -> pl.DataFrame:
     """Scores of every policy at every exploration budget: its curve of success against exploration cost.
 
-    With ``config.frontier_tune`` rules (and the oracle) are tuned anew at each budget, so that each point is the best that
-    the rule can do; learners play as they were trained, at the default budget.
+    With ``config.frontier_tune`` rules and oracle are tuned anew at each budget, so that each point is the best that the
+    rule can do; learners play as they were trained, at the default budget.
     """
     env, params = config.market()
-    seeing, _ = config.market(truth=True)
     settings = [{"exploration_budget": budget} for budget in config.frontier]
-    truth = contestants(oracle, {}, (), kind="oracle")
     if not config.frontier_tune:
         cases = cases_of(config.market_seed, config.study_markets, params, settings)
-        parts = [
-            evaluate(env, params, everyone, cases, config.chunk),
-            evaluate(seeing, params, truth, cases, config.chunk),
-        ]
+        scores = evaluate(env, params, everyone, cases, config.chunk)
     else:
         parts = []
         for number, setting in enumerate(settings):
             cases = cases_of(config.market_seed, config.study_markets, params, [setting])
-            for where, group in ((env, everyone), (seeing, truth)):
-                here = _tuned_at(config, group, float(setting["exploration_budget"]), truth=where is seeing)
-                parts.append(
-                    evaluate(where, params, here, cases, config.chunk).with_columns(setting=pl.lit(number, pl.Int64))
-                )
+            here = _tuned_at(config, everyone, setting["exploration_budget"])
+            own = evaluate(env, params, here, cases, config.chunk)
+            parts.append(own.with_columns(setting=pl.lit(number, pl.Int64)))
+        scores = pl.concat(parts)
     budgets = pl.DataFrame({"setting": range(len(settings)), "exploration_budget": list(config.frontier)})
-    return pl.concat(parts).join(budgets, on="setting", how="left", maintain_order="left")
+    return scores.join(budgets, on="setting", how="left", maintain_order="left")
 
 
-def _tuned_at(config: ColdStartExperiment, group: Contestants, budget: float, *, truth: bool) -> Contestants:
+def _tuned_at(config: ColdStartExperiment, everyone: Contestants, budget: float) -> Contestants:
     """The policies with rules tuned at another exploration budget; with none to spend there is nothing to tune."""
-    from adarena.experiments.coldstart import tune
+    from adarena.experiments.coldstart import tuning_table
 
     if budget <= 0.0:
-        return group
-    known = {n: {**COLDSTART_RULES, **ORACLES}[n] for n, kind, _ in group.who if kind != "learner"}
-    env, params = config.make(truth=truth, exploration_budget=budget)
-    found = tuple(tune(config, env, params, known).rules.values())
+        return everyone
+    table = tuning_table(config, exploration_budget=budget)
+    found = {row["policy"]: json.loads(row["parameters"]) for row in table.iter_rows(named=True)}
 
     def put(old: jax.Array, new: Any) -> jax.Array:
         return jnp.broadcast_to(jnp.asarray(new, old.dtype), old.shape)
 
-    others = group.policies.rules[len(found) :]
-    rules = tuple(jax.tree.map(put, old, new) for old, new in zip(group.policies.rules, found, strict=False))
-    return group._replace(policies=OneOf((*rules, *others), group.policies.choice))
+    def renewed(policy: Any, name: str) -> Any:
+        inner = policy.policy if isinstance(policy, Blind) else policy
+        values = {key: put(getattr(inner, key), value) for key, value in found[name].items()}
+        changed = inner.replace(**values)
+        return policy.replace(policy=changed) if isinstance(policy, Blind) else changed
+
+    names = [name for name, kind, _ in everyone.who if kind != "learner"]
+    rules = everyone.policies.rules
+    tuned = tuple(renewed(rule, name) for rule, name in zip(rules, names, strict=False))
+    return everyone._replace(policies=OneOf((*tuned, *rules[len(tuned) :]), everyone.policies.choice))
 
 
-def sensitivity(config: ColdStartExperiment, everyone: Contestants, oracle: dict[str, Any]) -> pl.DataFrame:
+def sensitivity(config: ColdStartExperiment, everyone: Contestants) -> pl.DataFrame:
     """Scores where one thing differs from the default: budget, content, competition, delay, share of new ads.
 
     Policies play as they were tuned and trained in the default market. The fund is a share of forecast revenue, which
     moves with the mature ads' bids.
     """
     env, params = config.market()
-    seeing, _ = config.market(truth=True)
     factors = settings_of(config, env, params)
-    settings = [setting for _, _, setting in factors]
-    cases = cases_of(config.market_seed, config.study_markets, params, settings)
-    truth = contestants(oracle, {}, (), kind="oracle")
-    scores = pl.concat(
-        [evaluate(env, params, everyone, cases, config.chunk), evaluate(seeing, params, truth, cases, config.chunk)]
-    )
+    cases = cases_of(config.market_seed, config.study_markets, params, [setting for _, _, setting in factors])
+    scores = evaluate(env, params, everyone, cases, config.chunk)
     labels = {"setting": range(len(factors)), "factor": [f for f, _, _ in factors], "level": [x for _, x, _ in factors]}
     parts = [scores.join(pl.DataFrame(labels), on="setting", how="left", maintain_order="left")]
     for share in config.new_shares:
@@ -109,9 +95,8 @@ def sensitivity(config: ColdStartExperiment, everyone: Contestants, oracle: dict
         env, params = config.market(**sizes)
         cases = cases_of(config.market_seed, config.study_markets, params)
         others = evaluate(env, params, resized(everyone, env), cases, config.chunk)
-        parts.append(
-            others.with_columns(factor=pl.lit("new_share"), level=pl.lit(sizes["launched"] / sum(sizes.values())))
-        )
+        level = sizes["launched"] / sum(sizes.values())
+        parts.append(others.with_columns(factor=pl.lit("new_share"), level=pl.lit(level)))
     return pl.concat(parts)
 
 
@@ -142,8 +127,10 @@ def resized(everyone: Contestants, env: Any) -> Contestants:
     """The policies for a market with another number of new ads: rules and networks of sets treat all ads alike."""
 
     def fit(policy: Any) -> Any:
+        if isinstance(policy, Blind):
+            return policy.replace(policy=fit(policy.policy), shown=env.layout)  # type: ignore[attr-defined]
         if isinstance(policy, PlacementRule):
-            return policy.replace(layout=env.layout)  # type: ignore[attr-defined]
+            return policy.replace(layout=policy.layout._replace(items=env.layout.items))  # type: ignore[attr-defined]
         if isinstance(policy, PPOPolicy) and policy.kind != "mlp":
             actions = env.layout.actions
 
@@ -193,7 +180,7 @@ def posterior_series(config: ColdStartExperiment, shown: Contestants) -> pl.Data
     Columns: ``policy``, ``ad``, ``day`` (since launch, at the end of the tick), ``predicted``, ``sd``, ``truth`` (conversions
     per exposure of match 1), ``exposures`` (expected conversions over truth, so far), ``conversions``, ``window``.
     """
-    env, params = config.make(record=True)
+    env, params = config.make(record=True, truth=True)
     cases = cases_of(config.market_seed, 1, params)
     case = {name: jnp.asarray(values[0]) for name, values in cases.fields.items()}
     launch = np.asarray(env.reset(cases.keys[0], dataclasses.replace(params, **case))[1].world.launch)

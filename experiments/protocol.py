@@ -115,6 +115,7 @@ def tune_rules(
     population: int,
     episodes: int,
     known: Mapping[str, Any] = RULES,
+    chunk: int = 256,
 ) -> TunedRules:
     """Tunes each rule with the same number of episodes on the same training markets, in one compiled program.
 
@@ -129,6 +130,7 @@ def tune_rules(
         population: Candidates a generation.
         episodes: Episodes a candidate of a generation plays.
         known: Name to class of a rule, with ``build(env)`` and ``space()``.
+        chunk: Largest number of episodes at a time; rounds of as many or more run the same compiled program.
     """
     built = tuple(known[name].build(env) for name in names)
     markets = jax.random.fold_in(jax.random.key(market_seed), TUNING)
@@ -140,7 +142,8 @@ def tune_rules(
             count = len(jax.tree.leaves(candidates)[0])
             whole = _broadcast(OneOf(built, jnp.float32(number)), count)
             whole = whole.replace(rules=(*whole.rules[:number], candidates, *whole.rules[number + 1 :]))
-            played = rollout_seeds(env, params, whole, keys, dict(cases), bound=False, label=f"tuning {names[number]}")
+            rest: dict[str, Any] = {"bound": False, "chunk": chunk, "label": f"tuning {names[number]}"}
+            played = rollout_seeds(env, params, whole, keys, dict(cases), **rest)
             return played.metrics["score"].mean(axis=1)
 
         space = type(built[number]).space()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import made_up_coldstart as made_up
 import numpy as np
 import polars as pl
@@ -219,19 +222,39 @@ def test_splits_recover_what_was_put_in() -> None:
 
 
 def test_contestants_keep_names_and_order() -> None:
-    env, _ = TINY.make()
-    rules = {name: coldstart.COLDSTART_RULES[name].build(env) for name in ("none", "sbl", "ucb")}
-    everyone = coldstart_eval.contestants(rules, {}, ())
-    assert everyone.names == ("none", "sbl", "ucb")
+    everyone = some_rules(*TINY.market())
+    assert everyone.names == ("none", "sbl", "ucb", "oracle")
     assert everyone.only(("ucb", "none")).names == ("none", "ucb")
     np.testing.assert_array_equal(everyone.only(("ucb", "none")).policies.choice, [0.0, 2.0])
+    assert [kind for _, kind, _ in everyone.who] == ["rule", "rule", "rule", "oracle"]
+
+
+def some_rules(env: Any, params: Any) -> coldstart_eval.Contestants:
+    blind, _ = TINY.make()
+    rules = {name: coldstart.COLDSTART_RULES[name].build(blind) for name in ("none", "sbl", "ucb")}
+    oracles = {name: kind.build(env) for name, kind in coldstart.ORACLES.items()}
+    return coldstart_eval.contestants(env, rules, {}, (), oracles)
+
+
+def test_only_oracles_see_the_truth() -> None:
+    env, params = TINY.market()
+    everyone = some_rules(env, params)
+    rng = np.random.default_rng(0)
+    context, items, _ = env.layout.split(jnp.asarray(rng.random(env.observation_space(params).shape), jnp.float32))
+    items = items.at[:, 0].set(1.0)
+    lied_to = items.at[:, -len(coldstart_eval.TRUTH) :].add(1.0)
+    for row, (name, kind, _) in enumerate(everyone.who):
+        policy = jax.tree.map(lambda x, row=row: x[row], everyone.policies)
+        key, carry = jax.random.key(0), policy.init(params)
+        one, other = (policy.act(key, carry, env.layout.join(context, x))[1] for x in (items, lied_to))
+        assert (kind == "oracle") == bool((one != other).any()), name
 
 
 def test_new_ads_of_another_number() -> None:
     sizes = coldstart_studies.sizes_of(TINY, 0.5)
     assert sizes == {"mature": 9, "launched": 9}
-    env, _ = TINY.make()
-    other, _ = TINY.make(**sizes)
-    rules = {name: coldstart.COLDSTART_RULES[name].build(env) for name in ("none", "sbl")}
-    moved = coldstart_studies.resized(coldstart_eval.contestants(rules, {}, ()), other)
-    assert {rule.layout.items for rule in moved.policies.rules} == {9}
+    other, params = TINY.market(**sizes)
+    moved = coldstart_studies.resized(some_rules(*TINY.market()), other)
+    policy = jax.tree.map(lambda x: x[2], moved.policies)
+    obs = jnp.zeros(other.observation_space(params).shape)
+    assert policy.act(jax.random.key(0), policy.init(params), obs)[1].shape == other.action_space(params).shape
