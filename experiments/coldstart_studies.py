@@ -69,8 +69,8 @@ def _tuned_at(config: ColdStartExperiment, everyone: Contestants, budget: float)
     def renewed(policy: Any, name: str) -> Any:
         inner = policy.policy if isinstance(policy, Blind) else policy
         values = {key: put(getattr(inner, key), value) for key, value in found[name].items()}
-        changed = inner.replace(**values)
-        return policy.replace(policy=changed) if isinstance(policy, Blind) else changed
+        changed = dataclasses.replace(inner, **values)
+        return dataclasses.replace(policy, policy=changed) if isinstance(policy, Blind) else changed
 
     names = [name for name, kind, _ in everyone.who if kind != "learner"]
     rules = everyone.policies.rules
@@ -128,7 +128,7 @@ def resized(everyone: Contestants, env: Any) -> Contestants:
 
     def fit(policy: Any) -> Any:
         if isinstance(policy, Blind):
-            return policy.replace(policy=fit(policy.policy), shown=env.layout)  # type: ignore[attr-defined]
+            return dataclasses.replace(policy, policy=fit(policy.policy), shown=env.layout)
         if isinstance(policy, PlacementRule):
             return policy.replace(layout=policy.layout._replace(items=env.layout.items))  # type: ignore[attr-defined]
         if isinstance(policy, PPOPolicy) and policy.kind != "mlp":

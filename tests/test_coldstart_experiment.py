@@ -204,21 +204,23 @@ def test_summary_says_what_the_scores_say() -> None:
     assert ppo["seeds"] == 3
 
 
-def test_splits_recover_what_was_put_in() -> None:
-    summary = coldstart_tables.summarise_splits(made_up.split_table(markets=400))
-    for row in summary.filter(pl.col("outcome") == "successes").iter_rows(named=True):
-        assert (
-            row["estimate_low"] <= row["published"] <= row["estimate_high"]
-            or abs(row["estimate"] - row["published"]) < 0.012
-        )
-        assert row["error"] == pytest.approx(
-            row["estimate"]
-            - summary.filter(
-                (pl.col("policy") == row["policy"]) & (pl.col("design") == "truth") & (pl.col("outcome") == "successes")
-            )["estimate"][0]
-        )
+def test_splits_say_what_the_sums_say() -> None:
+    table = made_up.split_table(markets=40)
+    summary = coldstart_tables.summarise_splits(table)
+    total = table.group_by("policy", "design").agg(pl.col("on_ads", "on_successes", "off_ads", "off_successes").sum())
+    by_hand = {
+        (row["policy"], row["design"]): row["on_successes"] / row["on_ads"] - row["off_successes"] / row["off_ads"]
+        for row in total.iter_rows(named=True)
+    }
+    rows = summary.filter(pl.col("outcome") == "successes").to_dicts()
+    assert len(rows) == len(by_hand) == 12
+    for row in rows:
+        assert row["estimate"] == pytest.approx(by_hand[row["policy"], row["design"]])
+        assert row["error"] == pytest.approx(row["estimate"] - by_hand[row["policy"], "truth"])
+        assert row["estimate_low"] < row["estimate"] < row["estimate_high"]
+        assert row["published"] == coldstart_ab.PUBLISHED[row["design"]]
     truth = summary.filter(pl.col("design") == "truth")
-    assert truth["error"].abs().max() == 0.0
+    assert truth["error"].abs().max() == truth["error_high"].abs().max() == 0.0
 
 
 def test_contestants_keep_names_and_order() -> None:
