@@ -202,10 +202,14 @@ def test_luck_and_market_do_not_depend_on_actions(quick: tuple[Lifecycle, Any, P
     chex.assert_trees_all_equal(one, again)
 
 
-def test_without_delay_all_is_reported_at_once() -> None:
-    env, params = market(delay=False, days=2)
-    run = player(env)(params, 0.3)
+def test_without_delay_all_is_reported_at_once(quick: tuple[Lifecycle, Any, Play]) -> None:
+    env, params, play = quick
+    at_once = params.replace(delay_distribution=jnp.zeros(env.ticks).at[0].set(1.0))
+    run = play(at_once, 0.3)
     np.testing.assert_array_equal(run["info"]["reported"], run["info"]["conversions"])
+    assert (play(params, 0.3)["info"]["reported"] < run["info"]["reported"]).any()
+    undelayed, _ = market(delay=False)
+    assert jax.jit(undelayed.reset)(jax.random.key(0), params)[1].luck.delay.tolist() == [0] * env.arrivals
 
 
 def test_width_keeps_others_out_and_rings_tire(quick: tuple[Lifecycle, Any, Play]) -> None:
