@@ -143,6 +143,7 @@ def parts(contender: str, shape: Shape, blocks: float, clearings: float) -> list
     """
     advertisers, impressions, slots = shape
     size, filled = advertisers * impressions, slots * impressions
+    halvings = 1 + (impressions - 1).bit_length()
     fresh = contender == "fresh"
     values = Part("values", *(("counter normals", blocks * size) if fresh else ("memory, large", 4 * blocks * size)))
     seen = ("counter normals", blocks * impressions) if fresh else ("memory, large", 4 * blocks * impressions)
@@ -155,7 +156,7 @@ def parts(contender: str, shape: Shape, blocks: float, clearings: float) -> list
         Part("winners taken out: a write a column", "scatter (book)", clearings * filled),
         Part("winners' values looked up", "gather", clearings * filled),
         Part("charges and events booked", "scatter (book)", (clearings + 3 * blocks) * filled),
-        Part("who has to leave: charges written and read", "memory, a block", 8 * (clearings - blocks) * size),
+        Part("who has to leave: charges booked, by halving", "scatter (book)", (clearings - blocks) * halvings * filled),
         Part("bid landscape: value and cost", "max pass", 2 * len(LANDSCAPE) * blocks * filled),
         Part(RANK, RANK, clearings),
     ]
