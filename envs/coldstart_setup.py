@@ -33,7 +33,7 @@ _NUMBERS = {
     "window_days": 3.0,
     "cpa_tolerance": 1.2,
     "exploration_budget": 0.015,
-    "max_bonus": 2.0,
+    "max_bonus": 1.0,
     "max_share": 0.15,
     "max_multiplier": 2.0,
     "ctr_level": 0.01,
