@@ -14,7 +14,7 @@ from scipy import stats
 import adarena.envs
 from adarena.agents.policy import make_policy, registered_policies
 from adarena.agents.rules import COLDSTART_RULES, ORACLES
-from adarena.agents.rules.coldstart import ThompsonSampling, dual_step, gamma_of_mean_one
+from adarena.agents.rules.coldstart import dual_step, gamma_of_mean_one
 from adarena.agents.rules.one_of import OneOf, stack
 from adarena.agents.rules.placement import PlacementRule
 from adarena.agents.rules.rescue import chance_of
@@ -29,6 +29,8 @@ SIZES: dict[str, Any] = {
     **{"categories": 2, "advertisers": 4, "daily_impressions": 60_000.0, "twin": False},
 }
 EPISODES = 16
+ORDER = np.asarray([3, 0, 5, 1, 4, 2])
+KEY = jax.random.key(1)
 
 
 @pytest.fixture(scope="module")
@@ -70,19 +72,26 @@ def observations(market: tuple[ColdStart, Any]) -> np.ndarray:
     return np.asarray(env.layout.join(context, items))
 
 
-def actions(rule: PlacementRule, params: Any, observations: np.ndarray) -> np.ndarray:
-    """``[T, L, 3]`` of a rule that meets these observations, memory and all."""
-
-    def step(carry: Any, obs: jax.Array) -> tuple[Any, jax.Array]:
-        return rule.act(jax.random.key(1), carry, obs)
-
-    out = jax.jit(lambda seen: jax.lax.scan(step, rule.init(params), seen)[1])(jnp.asarray(observations))
-    return np.asarray(out).reshape(len(observations), -1, 3)
-
-
 def relabelled(env: ColdStart, observations: np.ndarray, order: np.ndarray) -> np.ndarray:
     context, items, _ = env.layout.split(jnp.asarray(observations))
     return np.asarray(env.layout.join(context, items[:, order]))
+
+
+@pytest.fixture(scope="module")
+def given(
+    market: tuple[ColdStart, Any], built: dict[str, PlacementRule], observations: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Actions ``[2, T, L, 3]`` of every rule that meets these observations, memory and all, and that meets them relabelled."""
+    env, params = market
+    rules = {**built, "still": built["thompson"].replace(scale=0.0)}  # type: ignore[attr-defined]
+
+    def of(rule: PlacementRule, seen: jax.Array) -> jax.Array:
+        out = jax.lax.scan(lambda carry, obs: rule.act(KEY, carry, obs), rule.init(params), seen)[1]
+        return out.reshape(len(observations), env.launched, 3)
+
+    both = jnp.stack([observations, relabelled(env, observations, ORDER)])
+    every = jax.jit(jax.vmap(lambda seen: {name: of(rule, seen) for name, rule in rules.items()}))
+    return {name: np.asarray(out) for name, out in every(both).items()}
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -99,37 +108,32 @@ def test_registered_with_a_space_that_the_tuner_takes(market: tuple[ColdStart, A
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "thompson"])
-def test_ads_are_treated_alike(
-    market: tuple[ColdStart, Any], built: dict[str, PlacementRule], observations: np.ndarray, name: str
-) -> None:
-    env, params = market
-    order = np.asarray([3, 0, 5, 1, 4, 2])
-    straight = actions(built[name], params, observations)
-    turned = actions(built[name], params, relabelled(env, observations, order))
-    np.testing.assert_allclose(turned, straight[:, order], atol=1e-5)
+def test_ads_are_treated_alike(given: dict[str, np.ndarray], name: str) -> None:
+    straight, turned = given[name]
+    np.testing.assert_allclose(turned, straight[:, ORDER], atol=1e-5)
     assert name == "none" or np.ptp(straight) > 0.0
 
 
 def test_thompson_draws_by_each_ads_own_posterior(
-    market: tuple[ColdStart, Any], built: dict[str, PlacementRule], observations: np.ndarray
+    market: tuple[ColdStart, Any],
+    built: dict[str, PlacementRule],
+    observations: np.ndarray,
+    given: dict[str, np.ndarray],
 ) -> None:
     """Draws are each ad's own, so over many of them relabelling ads relabels the mean support."""
     env, params = market
     rule = built["thompson"]
-    assert isinstance(rule, ThompsonSampling)
-    busiest = observations[observations[:, list(rule.context_names).index("live")].argmax()]
-    order = np.asarray([3, 0, 5, 1, 4, 2])
+    busiest = observations[np.asarray(env.layout.split(jnp.asarray(observations))[2]).sum(axis=1).argmax()]
 
-    def mean(obs: np.ndarray) -> np.ndarray:
-        draw = jax.vmap(lambda key: rule.act(key, rule.init(params), jnp.asarray(obs))[1])
-        out = jax.jit(draw)(jax.random.split(jax.random.key(2), 4096))
-        return np.asarray(out).reshape(4096, -1, 3).mean(axis=0)
+    def mean(obs: jax.Array) -> jax.Array:
+        draw = jax.vmap(lambda key: rule.act(key, rule.init(params), obs)[1])
+        return draw(jax.random.split(jax.random.key(2), 4096)).reshape(4096, -1, 3).mean(axis=0)
 
-    straight, turned = mean(busiest), mean(relabelled(env, busiest[None], order)[0])
+    both = jnp.stack([busiest, relabelled(env, busiest[None], ORDER)[0]])
+    straight, turned = np.asarray(jax.jit(jax.vmap(mean))(both))
     assert straight[:, 0].max() > -1.0
-    np.testing.assert_allclose(turned, straight[order], atol=0.1 * (straight[:, 0].max() + 1.0))
-    still = actions(rule.replace(scale=0.0), params, observations)  # type: ignore[attr-defined]
-    np.testing.assert_array_equal(still[..., :2], -1.0)
+    np.testing.assert_allclose(turned, straight[ORDER], atol=0.1 * (straight[:, 0].max() + 1.0))
+    np.testing.assert_array_equal(given["still"][..., :2], -1.0)
 
 
 def test_gamma_of_mean_one() -> None:
@@ -165,24 +169,24 @@ def test_rule_runs_with_a_fund(played: dict[str, dict[str, np.ndarray]], name: s
 
 @pytest.mark.parametrize("name", ALL)
 def test_empty_places_get_the_neutral_action(
-    market: tuple[ColdStart, Any], built: dict[str, PlacementRule], observations: np.ndarray, name: str
+    market: tuple[ColdStart, Any], observations: np.ndarray, given: dict[str, np.ndarray], name: str
 ) -> None:
-    env, params = market
+    env = market[0]
     live = np.asarray(env.layout.split(jnp.asarray(observations))[2])
     assert 0 < live.sum() < live.size
-    given = actions(built[name], params, observations)
     neutral = np.asarray(neutral_action(env.layout)).reshape(-1, 3)
-    np.testing.assert_array_equal(given[~live], np.broadcast_to(neutral[0], given[~live].shape))
+    mine = given[name][0]
+    np.testing.assert_array_equal(mine[~live], np.broadcast_to(neutral[0], mine[~live].shape))
     if name == "none":
-        np.testing.assert_array_equal(given, np.broadcast_to(neutral, given.shape))
+        np.testing.assert_array_equal(mine, np.broadcast_to(neutral, mine.shape))
 
 
 def observation(rule: PlacementRule, context: dict[str, float], ads: list[dict[str, float]]) -> jax.Array:
     """An observation with these entries; all others are 0."""
-    first = jnp.asarray([context.get(name, 0.0) for name in rule.context_names], jnp.float32)
-    rows = [[{"live": 1.0, **ad}.get(name, 0.0) for name in rule.feature_names] for ad in ads]
-    rows += [[0.0] * len(rule.feature_names)] * (rule.layout.items - len(rows))
-    return rule.layout.join(first, jnp.asarray(rows, jnp.float32))
+    first = [context.get(name, 0.0) for name in rule.context_names]
+    rows = [{"live": 1.0, **ad}.get(name, 0.0) for ad in ads for name in rule.feature_names]
+    empty = [0.0] * len(rule.feature_names) * (rule.layout.items - len(ads))
+    return jnp.asarray(first + rows + empty, jnp.float32)
 
 
 def test_dual_step_by_hand() -> None:
@@ -196,7 +200,7 @@ def test_sbl_by_hand(market: tuple[ColdStart, Any], built: dict[str, PlacementRu
     params = market[1]
     rule = built["sbl"].replace(eta=0.1, cap=0.14)  # type: ignore[attr-defined]
     base = {"log_required": float(np.log(12.0)), "window": 3.0 / 7.0}
-    score, carry = np.log([0.5, 1.0, 2.0]), rule.init(params)
+    score, carry, act = np.log([0.5, 1.0, 2.0]), rule.init(params), jax.jit(rule.act)
 
     def tick(number: int, traffic: float, rates: list[float], reported: list[float]) -> np.ndarray:
         nonlocal carry
@@ -205,7 +209,7 @@ def test_sbl_by_hand(market: tuple[ColdStart, Any], built: dict[str, PlacementRu
             {"age": age, "score": s, "conversions": 0.1, "projected": 0.1 + r * to_come / 12.0, "reported": n}
             for s, r, n in zip(score, rates, reported, strict=True)
         ]
-        carry, action = rule.act(jax.random.key(0), carry, observation(rule, {**base, "traffic": traffic}, ads))
+        carry, action = act(KEY, carry, observation(rule, {**base, "traffic": traffic}, ads))
         rows = np.asarray(action).reshape(-1, 3)
         np.testing.assert_array_equal(rows[:, 1:], np.broadcast_to([-1.0, 0.0], rows[:, 1:].shape))
         return 0.5 * (rows[:3, 0] + 1.0) * float(params.max_bonus)  # running mean prices
@@ -240,7 +244,7 @@ def test_rescue_supports_whom_it_can_carry_over(market: tuple[ColdStart, Any], b
         {**usual, "age": 0.95, "conversions": 0.0, "reported": 0.0},  # cannot succeed
         {**usual, "score": float(np.log(0.02)), "value": -2.3},  # far too dear
     ]
-    _, action = rule.act(jax.random.key(0), rule.init(params), observation(rule, context, ads))
+    _, action = jax.jit(rule.act)(KEY, rule.init(params), observation(rule, context, ads))
     bonus = np.asarray(action).reshape(-1, 3)[:4, 0]
     assert bonus[0] > -1.0
     np.testing.assert_array_equal(bonus[1:], -1.0)
@@ -251,12 +255,13 @@ def test_truth_is_shown_to_oracles_only(market: tuple[ColdStart, Any]) -> None:
     plain, its = adarena.envs.make("adarena/ColdStart-v0", **SIZES)
     assert not any("true" in entry.name for entry in plain.OBSERVATION)
     policy, ignorant = make_policy("oracle", plain), jnp.zeros(len(plain.OBSERVATION))
+    carry = policy.init(its)
     with pytest.raises(KeyError, match="'true_pending', which this environment lacks"):
-        policy.act(jax.random.key(0), policy.init(its), ignorant)
+        policy.act(KEY, carry, ignorant)
     key = jax.random.key(3)
     (seen, state), (known, same) = (jax.jit(e.reset)(key, p) for e, p in ((plain, its), (env, params)))
-    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(same), strict=True):
-        assert jnp.array_equal(a, b)
+    equal = jax.jit(lambda one, other: jax.tree.map(lambda x, y: (x == y).all(), one, other))(state, same)
+    assert all(jax.tree.leaves(equal))
     (_, items, live), (_, more, _) = plain.layout.split(seen), env.layout.split(known)
     np.testing.assert_array_equal(items, more[:, :-2])
     ctr, cvr = env.true_rates(state)

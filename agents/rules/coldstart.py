@@ -31,10 +31,10 @@ class ConstantBoost(PlacementRule):
         bid: Log bid multiplier over its largest.
     """
 
-    boost: float = 0.05
+    boost: float = 0.08
     bid: float = 0.0
 
-    SPACE: ClassVar[dict[str, Bound]] = {"boost": Bound(0.005, 1.0, log=True, default=0.05), **BID}
+    SPACE: ClassVar[dict[str, Bound]] = {"boost": Bound(0.005, 1.0, log=True, default=0.08), **BID}
 
     def control(self, key: jax.Array, memory: Any, obs: jax.Array, limits: Limits) -> tuple[Any, Support]:
         """Constant support."""
@@ -51,12 +51,12 @@ class DecayingBoost(PlacementRule):
         bid: Log bid multiplier over its largest.
     """
 
-    boost: float = 0.1
+    boost: float = 0.15
     decay: float = 2.0
     bid: float = 0.0
 
     SPACE: ClassVar[dict[str, Bound]] = {
-        "boost": Bound(0.005, 1.0, log=True, default=0.1),
+        "boost": Bound(0.005, 1.0, log=True, default=0.15),
         "decay": Bound(0.0, 8.0, default=2.0),
         **BID,
     }
@@ -204,11 +204,11 @@ class ShadowBidding(PlacementRule):
         cap: Largest bonus, targets (the value of a success over the required conversions).
     """
 
-    eta: float = 0.2
+    eta: float = 0.5
     cap: float = 1.0
 
     SPACE: ClassVar[dict[str, Bound]] = {
-        "eta": Bound(0.005, 5.0, log=True, default=0.2),
+        "eta": Bound(0.005, 5.0, log=True, default=0.5),
         "cap": Bound(0.05, 10.0, log=True, default=1.0),
     }
 

@@ -28,7 +28,7 @@ class UpliftTargeted(PlacementRule):
         bid: Log bid multiplier over its largest.
     """
 
-    boost: float = 0.1
+    boost: float = 0.15
     low: float = 0.3
     high: float = 1.2
     floor: float = -0.5
@@ -36,7 +36,7 @@ class UpliftTargeted(PlacementRule):
     bid: float = 0.0
 
     SPACE: ClassVar[dict[str, Bound]] = {
-        "boost": Bound(0.005, 1.0, log=True, default=0.1),
+        "boost": Bound(0.005, 1.0, log=True, default=0.15),
         "low": Bound(0.0, 1.0, default=0.3),
         "high": Bound(0.5, 3.0, default=1.2),
         "floor": Bound(-1.5, 0.5, default=-0.5),
@@ -97,8 +97,8 @@ class Rescue(PlacementRule):
 
     dearness: float = 0.2
     optimism: float = 0.3
-    margin: float = 1.0
-    centre: float = -0.6
+    margin: float = 0.5
+    centre: float = -1.0
     slope: float = 0.9
     height: float = 0.42
     pace: float = 0.5
@@ -108,8 +108,8 @@ class Rescue(PlacementRule):
     SPACE: ClassVar[dict[str, Bound]] = {
         "dearness": Bound(0.01, 3.0, log=True, default=0.2),
         "optimism": Bound(0.0, 1.5, default=0.3),
-        "margin": Bound(-2.0, 4.0, default=1.0),
-        "centre": Bound(-1.5, 0.5, default=-0.6),
+        "margin": Bound(-2.0, 4.0, default=0.5),
+        "centre": Bound(-1.5, 0.5, default=-1.0),
         **PACE,
         **BID,
         "guard": Bound(0.0, 2.0, default=0.5),
