@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,18 @@ TINY = dataclasses.replace(
     learners=("es",),
     es_steps=352,
     es_episodes=2,
-    new_shares=(),
+    frontier_tune=True,
     name="tiny",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation() -> Iterator[None]:
+    """Episodes here are so small that compiling them well would take longer than playing them badly."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +69,16 @@ def test_run_folder_holds_every_table(run: Path) -> None:
 
 def test_no_support_equals_its_twin_and_costs_nothing(run: Path) -> None:
     none = RunFolder.open(run).read_table("scores").filter(pl.col("policy") == "none")
-    for column in ("exploration_cost", "revenue_loss", "mature_value_loss", "success_rate_gain"):
+    for column in ("exploration_cost", "success_rate_gain"):
         assert none[column].abs().max() == 0.0, column
-    assert (none["revenue"] == none["revenue_twin"]).all()
+    for column in (
+        "revenue_loss",
+        "mature_value_loss",
+        "welfare_gain",
+    ):  # sums of the two markets may round differently
+        assert none[column].abs().max() < 1e-6, column
     revenue = RunFolder.open(run).read_table("revenue").filter(pl.col("policy") == "none")
-    np.testing.assert_array_equal(revenue["revenue"], revenue["revenue_twin"])
+    np.testing.assert_allclose(revenue["revenue"], revenue["revenue_twin"], rtol=1e-6)
     assert revenue["revenue"].sum() > 0.0
 
 
