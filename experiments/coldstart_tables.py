@@ -185,8 +185,9 @@ def summarise_splits(sums: pl.DataFrame) -> pl.DataFrame:
     """What each design says, and by how much it misses the truth on the same markets, with intervals over markets.
 
     Columns: ``policy``, ``design``, ``outcome`` (``"success"``: a rate; ``"conversions"``: a launched ad, scaled to all users;
-    ``"expected"``: the same without luck), ``estimate`` and ``error`` with ``_low`` and ``_high``, ``relative`` (estimate over
-    what the arm without support had), ``published`` (of success; null for others).
+    ``"expected"``: the same without luck), ``estimate``, ``error`` and ``read`` with ``_low`` and ``_high``, ``relative``
+    (estimate over what the arm without support had), ``published`` (of success; null for others). ``read`` is the plain
+    difference of the arms; ``estimate`` is less what the same arms differ by in the twin.
     """
     rows = []
     options = Bootstrap(resample="markets")
@@ -203,6 +204,10 @@ def summarise_splits(sums: pl.DataFrame) -> pl.DataFrame:
                 added = x.sum(axis=axis[:-1])
                 return _effect(added[..., : len(SUMS)], outcome) - _effect(added[..., len(SUMS) :], outcome)
 
+            def read(x: np.ndarray, axis: Any, outcome: str = outcome) -> np.ndarray:
+                return _difference(x[..., : len(SUMS)].sum(axis=axis[:-1]), "", outcome)
+
+            row |= named("read", stratified_bootstrap(both, read, options=options))
             row |= named("estimate", stratified_bootstrap(both, effect, options=options))
             row |= named("error", stratified_bootstrap(both, error, options=options))
             total = dict(zip(SUMS, found[design].sum(axis=0), strict=True))
@@ -218,9 +223,14 @@ def _sums(sums: pl.DataFrame, policy: str, design: str) -> np.ndarray:
 
 
 def _effect(added: np.ndarray, outcome: str) -> np.ndarray:
-    """Mean of the arm with support less that of the arm without, of sums ``[..., S]``."""
+    """Arm with support less arm without, less the same in the twin, of sums ``[..., S]``."""
+    return _difference(added, "", outcome) - _difference(added, "twin_", outcome)
+
+
+def _difference(added: np.ndarray, market: str, outcome: str) -> np.ndarray:
     at = {name: added[..., place] for place, name in enumerate(SUMS)}
-    on, off = (at[f"{arm}_{outcome}"] / np.maximum(at[f"{arm}_ads"], 1.0) for arm in ("on", "off"))
+    arms = (f"{market}{arm}" for arm in ("on", "off"))
+    on, off = (at[f"{arm}_{outcome}"] / np.maximum(at[f"{arm}_ads"], 1.0) for arm in arms)
     return on - off
 
 
@@ -255,13 +265,13 @@ def study(name: str, summary: pl.DataFrame) -> Table:
 
 def _splits(summary: pl.DataFrame) -> Table:
     table = Table(title="What split tests say of support (95 % intervals over markets; points for success)")
-    for column in ("policy", "design", "success", "error", "published", "conversions a launched ad", "error "):
+    for column in ("policy", "design", "success", "error", "as read", "published", "Lambda", "error "):
         table.add_column(column, justify="left" if column in ("policy", "design") else "right")
     at = {(r["policy"], r["design"], r["outcome"]): r for r in summary.iter_rows(named=True)}
     for policy in summary["policy"].unique(maintain_order=True):
         for design in DESIGNS:
             success, expected = at[policy, design, "successes"], at[policy, design, "expected"]
-            cells = [percent(success, "estimate", sign=True), percent(success, "error", sign=True)]
+            cells = [percent(success, name, sign=True) for name in ("estimate", "error", "read")]
             cells += [f"{100.0 * PUBLISHED[design]:+.1f}"]
             cells += [tables.with_interval(expected, x, sign=True) for x in ("estimate", "error")]
             table.add_row(policy, design, *cells)

@@ -1,6 +1,7 @@
 """Figure: what split tests say of support, against the truth (all on less all off) on the same markets.
 
-Points: the estimate of each design with its 95 % interval over markets; the band is the truth's. Crosses: the published
+Points: what each design says in expectation (less what its arms differ by in the twin), with 95 % interval over markets;
+the band is the truth's. Crosses: the published
 simulation's figures (Ye et al., Management Science 2023), of another market and policy.
 """
 

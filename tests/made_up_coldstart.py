@@ -98,7 +98,8 @@ def split_table(markets: int = 40) -> pl.DataFrame:
             off = rng.binomial(24, 0.2, markets)
             on = rng.binomial(24, 0.2 + PUBLISHED[design], markets)
             columns = {"policy": [policy] * markets, "design": [design] * markets, "market": np.arange(markets)}
-            for arm, won in (("on", on), ("off", off)):
+            twins = [rng.binomial(24, 0.2, markets) for _ in range(2)]
+            for arm, won in zip(("on", "off", "twin_on", "twin_off"), (on, off, *twins), strict=True):
                 sums = {"ads": ads, "successes": won * 1.0, "conversions": 30.0 * won, "expected": 30.0 * won + 1.0}
                 columns |= {f"{arm}_{name}": x for name, x in sums.items()}
             parts.append(pl.DataFrame(columns))
