@@ -79,9 +79,7 @@ def _spend(ax: Any, env: Lifecycle, state: State) -> None:
 
 
 def _cost(ax: Any, env: Lifecycle, state: State) -> None:
-    history, occurred, tick, target = jax.device_get(
-        (state.history, state.occurred, state.tick, state.campaign.target)
-    )
+    history, occurred, tick, target = jax.device_get((state.history, state.occurred, state.tick, state.campaign.target))
     days = np.arange(1, int(tick) + 1) / env.ticks_per_day
     won = np.cumsum(np.bincount(occurred, minlength=env.ticks)[: env.ticks] + history.surplus)[: int(tick)]
     cost = np.cumsum(history.cost.astype(np.float64))[: int(tick)]

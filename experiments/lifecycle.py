@@ -18,6 +18,7 @@ from rich.console import Console
 from adarena import envs
 from adarena.agents import ppo
 from adarena.agents.rules.lifecycle import LIFECYCLE_RULES
+from adarena.agents.tuner import plan_of
 from adarena.envs.core import Env
 from adarena.envs.lifecycle_oracle import oracle
 from adarena.envs.lifecycle_phases import PHASES
@@ -40,7 +41,7 @@ SERIES = (
 )
 """Series of ``info`` that every evaluation keeps."""
 
-_POPULATION = 16  # candidates a generation of the tuner
+_POPULATION, _FINALISTS = 16, 4  # candidates of a generation and of the tuner's last round
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +116,12 @@ class LifecycleExperiment:
             raise ValueError(f"initial_action must be three numbers in [-1, 1], got {self.initial_action!r}")
         if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds must be distinct and not negative, got {self.seeds!r}")
+        plan_of(self.tune_episodes, finalists=_FINALISTS, **self.search())
         self.learner_config()
+
+    def search(self) -> dict[str, int]:
+        """How the tuner spends its lives: candidates a generation, lives a candidate."""
+        return {"population": _POPULATION, "episodes": max(1, min(32, self.tune_episodes // 64))}
 
     def make(self, **changes: Any) -> tuple[Env, Any]:
         """The environment and its parameters."""
@@ -164,8 +170,8 @@ class Evaluation(NamedTuple):
     """What an evaluation came to.
 
     Attributes:
-        scores: One row a policy, training seed and life; columns ``case``, ``market`` (the life), ``policy``, ``kind``, ``seed``,
-            `adarena.experiments.lifecycle_tables.METRICS`, ``hindsight_score``.
+        scores: One row a policy, training seed and life; columns ``case``, ``market`` (the life), ``policy``, ``kind``,
+            ``seed``, `adarena.experiments.lifecycle_tables.METRICS`, ``hindsight_score``.
         life: One life tick by tick under the best rule and the learner, see `one_life`.
     """
 
@@ -177,8 +183,8 @@ def run(config: LifecycleExperiment, *, resume: bool = False) -> Path:
     """Runs the experiment; a run that was killed goes on where it was with ``resume``.
 
     Returns:
-        The run folder: configuration, manifest, ``tuning``, ``curves``, ``scores``, ``life``, ``summary`` (parquet), checkpoints
-        and figures.
+        The run folder: configuration, manifest, ``tuning``, ``curves``, ``scores``, ``life``, ``summary`` (parquet),
+        checkpoints and figures.
     """
     console = tables.console()
     started = time.perf_counter()
@@ -217,10 +223,9 @@ def tuned_rules(config: LifecycleExperiment, folder: RunFolder, console: Console
             config.rules,
             budget=config.tune_episodes,
             market_seed=config.market_seed,
-            population=min(_POPULATION, max(8, config.tune_episodes // 8)),
-            episodes=max(1, min(32, config.tune_episodes // 64)),
             known=LIFECYCLE_RULES,
             chunk=config.chunk,
+            **config.search(),
         )
         folder.write_table("tuning", tuned.table)
     return protocol.rebuilt_rules(folder.read_table("tuning"), env, LIFECYCLE_RULES)
@@ -283,8 +288,8 @@ def one_life(policy: str, series: Mapping[str, np.ndarray], target: float, ticks
     """One life tick by tick.
 
     Columns: ``policy``; ``tick`` and ``day`` (its beginning, days since launch); ``phase`` (index into `PHASES`) and
-    ``passed_PHASE`` (at the tick's end); ``spend``, ``conversions`` and ``exposure`` of the tick; ``multiplier``, ``exploration``,
-    ``width``; ``daily_budget`` and ``target`` (currency units); ``share_K`` of each creative in the exposures; ``best``, the
+    ``passed_PHASE`` (at the tick's end); ``spend``, ``conversions`` and ``exposure`` of the tick; ``multiplier``,
+    ``exploration``, ``width``; ``daily_budget`` and ``target`` (currency units); ``share_K`` of each creative in the exposures; ``best``, the
     creative whose true click rate is highest.
 
     Args:

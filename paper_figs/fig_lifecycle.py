@@ -3,8 +3,8 @@
 From top to bottom: spend a day against the day's budget; conversions a day; cost per conversion over target, of the last three
 days and since launch; bid multiplier; audience width and exploration share; the creatives' shares of exposures. Rows of the
 table are ticks (see `adarena.experiments.lifecycle.one_life`), days are sums or means over their ticks. The figure shows the
-creatives that had most exposures by colour, the rest together in grey; crosses stand at the share of the creative whose true click
-rate is the best on the day, where it has a colour of its own.
+creatives that had most exposures by colour, the rest in grey; crosses stand at the share of the creative whose true click rate
+is the best at the day's end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,19 @@ from adarena.paper_figs import style
 NAME = "lifecycle"
 TABLE = "life.parquet"
 COLUMNS = (
-    *("policy", "case", "tick", "day", "phase", "spend", "conversions", "exposure", "multiplier", "exploration", "width"),
+    *(
+        "policy",
+        "case",
+        "tick",
+        "day",
+        "phase",
+        "spend",
+        "conversions",
+        "exposure",
+        "multiplier",
+        "exploration",
+        "width",
+    ),
     *("daily_budget", "target", "best", "share_0", *(f"passed_{name}" for name in PHASES)),
 )
 SHADES = {"understanding": YELLOW, "cold_start": SKY, "stable": LIGHT_GREY, "breakout": ORANGE}
@@ -42,8 +54,8 @@ _LABELS = (
 def daily(rows: pl.DataFrame) -> pl.DataFrame:
     """A policy's life by day.
 
-    Columns: ``day`` (its number, from 0), ``spend`` and ``conversions`` (sums), ``daily_budget``, ``multiplier`` (geometric mean),
-    ``exploration``, ``width`` (means), ``best`` (of the last tick), ``share_K`` (by exposures; NaN on a day without any),
+    Columns: ``day`` (its number, from 0), ``spend`` and ``conversions`` (sums), ``daily_budget``, ``multiplier`` (geometric
+    mean), ``exploration``, ``width`` (means), ``best`` (of the last tick), ``share_K`` (by exposures; NaN on a day without any),
     ``cost_over_target`` (since launch) and ``cost_over_target_days`` (last three days); NaN before the first conversion.
 
     Args:

@@ -299,6 +299,24 @@ def test_content_tells_all_or_nothing() -> None:
     np.testing.assert_allclose(useless.quality, perfect.quality, rtol=1e-6)
 
 
+def test_picture() -> None:
+    env, params, reset, step = small()
+    key = jax.random.key(0)
+    _, state = reset(key, params)
+    first = env.render(state, params)
+    for _ in range(5):
+        state = step(key, state, jnp.zeros(6), params).state
+    picture = env.render(state, params)
+    for drawn in (first, picture):
+        assert drawn.shape == (480, 720, 3)
+        assert drawn.dtype == np.uint8
+        assert drawn.std() > 10
+    assert (first != picture).any()
+    np.testing.assert_array_equal(env.render(state, params), picture)
+    with pytest.raises(ValueError, match=r"state must be one episode, .* got a batch"):
+        env.render(jax.tree.map(lambda x: x[None], state), params)
+
+
 # Rules and oracle ----------------------------------------------------------------------------------------------------
 
 
