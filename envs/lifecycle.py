@@ -189,6 +189,12 @@ class Lifecycle(Env):
         """Bounds of a recorded episode (``record=True``), see `adarena.envs.lifecycle_report.bound`."""
         return report.bound(self, infos, state, params) if self.record else {}
 
+    def render(self, state: State, params: setup.Params) -> np.ndarray:
+        """Money, cost per conversion, creatives and wear so far, ``[H, W, 3]`` uint8."""
+        from adarena.envs.lifecycle_render import draw_life
+
+        return draw_life(self, state, params)
+
     # -- the parts of a step ------------------------------------------------------------------------------------------
 
     def _book(self, state: State, controls: tick_of.Controls, outcome: tick_of.Outcome, params: setup.Params) -> State:

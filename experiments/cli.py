@@ -18,6 +18,7 @@ _USAGE = """adarena: a research gym for ad auctions
 
   adarena run autobid [--preset NAME] [--resume] [options]   train, tune, compare, draw
   adarena run coldstart [--preset NAME] [--resume] [options] the same for the placement of new ads
+  adarena run lifecycle [--preset NAME] [--resume] [options] the same for the whole life of a campaign
   adarena evaluate RUN [options]                             policies of a run on other markets
   adarena evaluate --policy P [--policy P ...] [options]     any policies in AuctionNet's market
   adarena collect RUN ... [options]                          tables of several runs in one results folder
@@ -30,7 +31,7 @@ _USAGE = """adarena: a research gym for ad auctions
 Each takes --help."""
 
 
-EXPERIMENTS = ("autobid", "coldstart")
+EXPERIMENTS = ("autobid", "coldstart", "lifecycle")
 """Modules of `adarena.experiments` with ``PRESETS`` (name to configuration) and ``run(config, resume=...)``."""
 
 

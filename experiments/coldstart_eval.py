@@ -114,18 +114,33 @@ def contestants(
     """
     shown, known = env.layout, env.layout.features - len(TRUTH)  # type: ignore[attr-defined]
     blind = {name: Blind(rule, shown, known) for name, rule in rules.items()}
-    seeing = oracles or {}
-    spread = {
-        name: Blind(protocol.over_seeds(_actor_alone(policy), len(seeds)), shown, known)
-        for name, policy in learners.items()
-    }
+    learnt = {name: Blind(_actor_alone(policy), shown, known) for name, policy in learners.items()}
+    return population(blind, learnt, seeds, oracles)
+
+
+def population(
+    rules: Mapping[str, Any],
+    learners: Mapping[str, Any],
+    seeds: Sequence[int],
+    oracles: Mapping[str, Any] | None = None,
+) -> Contestants:
+    """Rules, learners' policies and oracles as one population, which one compiled program plays.
+
+    Args:
+        rules: Name to rule.
+        learners: Name to policy, leaves ``[S, ...]`` (numbers shared by all seeds are repeated).
+        seeds: ``S`` training seeds.
+        oracles: Name to policy that reads the truth.
+    """
+    spread = {name: protocol.over_seeds(_actor_alone(policy), len(seeds)) for name, policy in learners.items()}
     # Places of the population that a policy does not use hold anybody of the right kind.
     first = [jax.tree.map(lambda x: x[0], policy) for policy in spread.values()]
-    fixed = (*blind.values(), *seeing.values())
+    others = {**rules, **(oracles or {})}
+    fixed = tuple(others.values())
     rows, who = [], []
-    for number, name in enumerate((*blind, *seeing)):
+    for number, name in enumerate(others):
         rows.append(OneOf((*fixed, *first), jnp.float32(number)))
-        who.append((name, "rule" if name in blind else "oracle", -1))
+        who.append((name, "rule" if name in rules else "oracle", -1))
     for place, (name, policy) in enumerate(spread.items()):
         for row, seed in enumerate(seeds):
             mine = list(first)

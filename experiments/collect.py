@@ -15,6 +15,8 @@ from adarena.experiments.store import RunFolder
 
 _TABLES = ("scores", "summary", "curves", "day", "tuning")
 _CURVE = ("mechanism", "policy", "seed", "step", "episode_return", "entropy", "explained_variance", "objective")
+_ALONE = {"ColdStartExperiment": "coldstart", "LifecycleExperiment": "lifecycle"}
+"""Experiments whose tables are taken as they are, one run at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +24,7 @@ class CollectConfig:
     """Which runs to gather.
 
     Attributes:
-        runs: Run folders of ``adarena run autobid``, one or more mechanisms each; or one of ``adarena run coldstart``.
+        runs: Run folders of ``adarena run autobid``, one or more mechanisms each; or one of another experiment.
         out: Folder of the tables; ``paper_figs/results/EXPERIMENT`` when empty.
     """
 
@@ -34,17 +36,17 @@ def run(config: CollectConfig) -> Path:
     """Gathers the tables of finished runs.
 
     Raises:
-        ValueError: No run, two runs of one mechanism, or more than one where one is of cold start.
+        ValueError: No run, two runs of one mechanism, or more than one where one is of cold start or lifecycle.
         RunFolderError: A folder is no run, or is damaged, or is not finished.
     """
     if not config.runs:
         raise ValueError("runs must name at least one run folder, got none")
     folders = [RunFolder.open(Path(path)) for path in config.runs]
-    coldstart = [folder.config["class"] == "ColdStartExperiment" for folder in folders]
-    if any(coldstart) and len(folders) > 1:
-        raise ValueError(f"runs must be one run where it is of cold start, got {len(folders)}")
-    out = Path(config.out or f"paper_figs/results/{'coldstart' if coldstart[0] else 'autobid'}")
-    if coldstart[0]:
+    alone = [_ALONE[name] for folder in folders if (name := folder.config["class"]) in _ALONE]
+    if alone and len(folders) > 1:
+        raise ValueError(f"runs must be one run where it is of {alone[0]}, got {len(folders)}")
+    out = Path(config.out or f"paper_figs/results/{alone[0] if alone else 'autobid'}")
+    if alone:
         _write(out, {name: folders[0].read_table(name) for name in folders[0].tables})
     else:
         _write(out, _autobid_tables(folders))

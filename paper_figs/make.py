@@ -14,6 +14,7 @@ from adarena.paper_figs import (
     fig_day,
     fig_definitions,
     fig_frontier,
+    fig_lifecycle,
     fig_posterior,
     fig_revenue,
     fig_scores,
@@ -27,6 +28,9 @@ FIGURES = (fig_scores, fig_day, fig_curves, fig_throughput)
 
 COLDSTART_FIGURES = (fig_frontier, fig_definitions, fig_revenue, fig_posterior, fig_splits)
 """Those of ``adarena run coldstart``."""
+
+LIFECYCLE_FIGURES = (fig_lifecycle,)
+"""Those of ``adarena run lifecycle``."""
 
 
 def draw_all(results: Path, out: Path) -> list[Path]:
@@ -58,8 +62,10 @@ def draw_all(results: Path, out: Path) -> list[Path]:
 def figures_of(results: Path) -> tuple[ModuleType, ...]:
     """The figures of the experiment whose tables a folder holds, by its columns of scores."""
     path = Path(results) / fig_definitions.TABLE
-    coldstart = path.is_file() and "success_rate" in pl.read_parquet_schema(path)
-    return COLDSTART_FIGURES if coldstart else FIGURES
+    columns = pl.read_parquet_schema(path) if path.is_file() else {}
+    if "success_breakout" in columns:
+        return LIFECYCLE_FIGURES
+    return COLDSTART_FIGURES if "success_rate" in columns else FIGURES
 
 
 def main(

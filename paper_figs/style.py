@@ -101,6 +101,11 @@ _LOOKS = {
     "sbl": Look("SBL dual descent", BLUE, "s"),
     "uplift": Look("Uplift-targeted", BLUE, "d"),
     "rescue": Look("Rescue", PURPLE, "D"),
+    "lifecycle_constant": Look("Constant controls", GREY, "s"),
+    "lifecycle_thompson": Look("Thompson mix", GREEN, "v"),
+    "lifecycle_target": Look("Target and pacing", SKY, "^"),
+    "lifecycle_phases": Look("Phase machine", BLUE, "s"),
+    "lifecycle_chained": Look("Chained rules", BLUE, "d"),
     "es": Look("Evolution strategy", ORANGE, "o"),
     "oracle": Look("Oracle (true rates)", BLACK, "*"),
 }

@@ -113,7 +113,7 @@ def test_resume_goes_on_where_the_run_was(run: Path) -> None:
 def test_collect_gathers_a_run(run: Path, tmp_path: Path) -> None:
     out = collect.run(collect.CollectConfig(runs=(str(run),), out=str(tmp_path / "results")))
     assert {path.stem for path in out.glob("*.parquet")} == set(RunFolder.open(run).tables)
-    with pytest.raises(ValueError, match="runs must be one run where it is of cold start, got 2"):
+    with pytest.raises(ValueError, match="runs must be one run where it is of coldstart, got 2"):
         collect.run(collect.CollectConfig(runs=(str(run), str(run)), out=str(tmp_path / "twice")))
 
 
@@ -166,7 +166,7 @@ def test_bad_experiments_are_refused_before_anything_runs(changes: dict[str, obj
 
 
 COMMANDS = [
-    (["run"], "run takes the name of an experiment (autobid, coldstart), got 'nothing'"),
+    (["run"], "run takes the name of an experiment (autobid, coldstart, lifecycle), got 'nothing'"),
     (["run", "warmstart"], "got 'warmstart'"),
     (["run", "coldstart", "--preset", "huge"], "preset must be one of default, smoke, paper, got 'huge'"),
     (["run", "coldstart", "--preset", "smoke", "--exploration-budget", "-1"], "exploration_budget must be"),

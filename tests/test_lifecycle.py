@@ -17,7 +17,7 @@ import pytest
 
 import adarena.envs
 from adarena.agents.policy import make_policy
-from adarena.agents.rules.lifecycle import RULES, ThompsonMix
+from adarena.agents.rules.lifecycle import LIFECYCLE_RULES, ThompsonMix
 from adarena.agents.rules.lifecycle_base import NEVER, Ranges, Wish
 from adarena.envs.lifecycle import Lifecycle, State
 from adarena.envs.lifecycle_oracle import oracle_action
@@ -299,6 +299,24 @@ def test_content_tells_all_or_nothing() -> None:
     np.testing.assert_allclose(useless.quality, perfect.quality, rtol=1e-6)
 
 
+def test_picture() -> None:
+    env, params, reset, step = small()
+    key = jax.random.key(0)
+    _, state = reset(key, params)
+    first = env.render(state, params)
+    for _ in range(5):
+        state = step(key, state, jnp.zeros(6), params).state
+    picture = env.render(state, params)
+    for drawn in (first, picture):
+        assert drawn.shape == (480, 720, 3)
+        assert drawn.dtype == np.uint8
+        assert drawn.std() > 10
+    assert (first != picture).any()
+    np.testing.assert_array_equal(env.render(state, params), picture)
+    with pytest.raises(ValueError, match=r"state must be one episode, .* got a batch"):
+        env.render(jax.tree.map(lambda x: x[None], state), params)
+
+
 # Rules and oracle ----------------------------------------------------------------------------------------------------
 
 
@@ -315,11 +333,11 @@ def test_actions_stand_for_wishes() -> None:
     np.testing.assert_allclose(controls.mix, wanted / wanted.sum(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(RULES))
+@pytest.mark.parametrize("name", sorted(LIFECYCLE_RULES))
 def test_rules_act_within_bounds_and_tune_what_they_have(name: str) -> None:
     env, params, reset, step = small()
     rule = make_policy(name, env)
-    assert set(RULES[name].space()) <= {field.name for field in dataclasses.fields(rule)}  # type: ignore[arg-type]
+    assert set(LIFECYCLE_RULES[name].space()) <= {field.name for field in dataclasses.fields(rule)}  # type: ignore[arg-type]
     space = env.action_space(params)
     key = jax.random.key(0)
     obs, state = reset(key, params)
@@ -332,7 +350,7 @@ def test_rules_act_within_bounds_and_tune_what_they_have(name: str) -> None:
 
 def test_rules_name_what_they_miss() -> None:
     env, _ = adarena.envs.make("adarena/AutoBid-v0", advertisers=4, ticks=4, impressions=8, blocks=4, categories=2)
-    rule = RULES["lifecycle_phases"].build(env)
+    rule = LIFECYCLE_RULES["lifecycle_phases"].build(env)
     with pytest.raises(KeyError, match="entry 'phase_understanding', which this environment lacks"):
         rule.control(jax.random.key(0), rule.memory(), jnp.zeros(len(env.OBSERVATION)))
 

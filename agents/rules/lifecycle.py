@@ -8,7 +8,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from adarena.agents.policy import register_policy
 from adarena.agents.rules.lifecycle_base import Level, LifecycleRule, Wish, begin, tracking
 from adarena.agents.tuner import Bound
 from adarena.envs.lifecycle_phases import BREAKOUT, COLD_START, STABLE, UNDERSTANDING
@@ -308,7 +307,7 @@ class Chained(LifecycleRule):
         return jnp.clip(jnp.select(chosen, [jnp.asarray(self.try_level), start, held, grown]), -2.0, 2.0)
 
 
-RULES: dict[str, type[LifecycleRule]] = {
+LIFECYCLE_RULES: dict[str, type[LifecycleRule]] = {
     "lifecycle_constant": Constant,
     "lifecycle_thompson": ThompsonMix,
     "lifecycle_target": TargetPacing,
@@ -316,6 +315,3 @@ RULES: dict[str, type[LifecycleRule]] = {
     "lifecycle_chained": Chained,
 }
 """Every rule by the name that tables and the command line use."""
-
-for _name, _rule in RULES.items():
-    register_policy(_name, _rule.build)
