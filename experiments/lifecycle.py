@@ -289,8 +289,8 @@ def one_life(policy: str, series: Mapping[str, np.ndarray], target: float, ticks
 
     Columns: ``policy``; ``tick`` and ``day`` (its beginning, days since launch); ``phase`` (index into `PHASES`) and
     ``passed_PHASE`` (at the tick's end); ``spend``, ``conversions`` and ``exposure`` of the tick; ``multiplier``,
-    ``exploration``, ``width``; ``daily_budget`` and ``target`` (currency units); ``share_K`` of each creative in the exposures; ``best``, the
-    creative whose true click rate is highest.
+    ``exploration``, ``width``; ``daily_budget`` and ``target`` (currency units); ``share_K`` of each creative in the
+    exposures; ``best``, the creative whose true click rate is highest.
 
     Args:
         policy: How the table calls the policy.

@@ -63,7 +63,7 @@ def comparison(summary: pl.DataFrame) -> tuple[Table, Table]:
     styles = {"learner": "bold", "oracle": "dim", "bound": "dim"}
     first = Table(title="Score of a life: conversions under the target (IQM, 95 % interval)")
     second = Table(title="Share of lives in which a phase was passed (%, 95 % interval)")
-    heads = ("policy", "score", "vs best rule", "gap to oracle [%]", "conversions", "cost/target", "lives over target")
+    heads = ("policy", "score", "vs best rule", "gap to oracle [%]", "conversions", "cost/target", "over target")
     for table, names in ((first, (*heads, "budget used")), (second, ("policy", *PHASES))):
         for name in names:
             table.add_column(name.replace("_", " "), justify="left" if name == "policy" else "right")

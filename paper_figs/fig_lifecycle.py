@@ -55,8 +55,8 @@ def daily(rows: pl.DataFrame) -> pl.DataFrame:
     """A policy's life by day.
 
     Columns: ``day`` (its number, from 0), ``spend`` and ``conversions`` (sums), ``daily_budget``, ``multiplier`` (geometric
-    mean), ``exploration``, ``width`` (means), ``best`` (of the last tick), ``share_K`` (by exposures; NaN on a day without any),
-    ``cost_over_target`` (since launch) and ``cost_over_target_days`` (last three days); NaN before the first conversion.
+    mean), ``exploration``, ``width`` (means), ``best`` (of the last tick), ``share_K`` (by exposures; NaN on a day without
+    any), ``cost_over_target`` (since launch) and ``cost_over_target_days`` (last three days); NaN before the first conversion.
 
     Args:
         rows: Ticks of one policy.
@@ -181,8 +181,8 @@ def _draw_controls(axes: np.ndarray, days: pl.DataFrame, colours: dict[str, str]
         creatives.plot(middle, 100.0 * days[name], color=colour, linewidth=1.1, label=label)
     others = [name for name in _shares(days) if name not in colours]
     for name in others:
-        label = "other creatives" if name == others[0] else None
-        creatives.plot(middle, 100.0 * days[name], color=GREY, linewidth=0.6, label=label)
+        line: dict[str, Any] = {"label": "other creatives"} if name == others[0] else {}
+        creatives.plot(middle, 100.0 * days[name], color=GREY, linewidth=0.6, **line)
     best = days["best"].to_numpy()
     at = np.asarray([days[f"share_{k}"][row] for row, k in enumerate(best)], np.float64)
     creatives.plot(middle, 100.0 * at, "x", color=BLACK, markersize=2.5, linestyle="", label="truly best creative")
