@@ -105,6 +105,8 @@ class ColdStart(Env):
     truth: bool = False
 
     NESTED: ClassVar[dict[str, str]] = dict.fromkeys(checks.TERMS, "terms")
+    neutral_action: ClassVar[tuple[float, float, float]] = (-1.0, -1.0, 0.0)
+    """Numbers of a place that ask for no support; see `neutral_action`."""
 
     def __post_init__(self) -> None:
         """Refuses sizes and names that no market has."""
@@ -212,4 +214,4 @@ class ColdStart(Env):
 
 def neutral_action(layout: SetLayout) -> jax.Array:
     """The action that supports nobody: no bonus, no protected traffic, multiplier 1; float32 ``[3 L]``."""
-    return jnp.tile(jnp.asarray([-1.0, -1.0, 0.0], jnp.float32), layout.items)
+    return jnp.tile(jnp.asarray(ColdStart.neutral_action, jnp.float32), layout.items)

@@ -156,7 +156,7 @@ def parts(contender: str, shape: Shape, blocks: float, clearings: float) -> list
         Part("winners taken out: a write a column", "scatter (book)", clearings * filled),
         Part("winners' values looked up", "gather", clearings * filled),
         Part("charges and events booked", "scatter (book)", (clearings + 3 * blocks) * filled),
-        Part("who has to leave: charges booked, by halving", "scatter (book)", (clearings - blocks) * halvings * filled),
+        Part("who has to leave: charges booked", "scatter (book)", (clearings - blocks) * halvings * filled),
         Part("bid landscape: value and cost", "max pass", 2 * len(LANDSCAPE) * blocks * filled),
         Part(RANK, RANK, clearings),
     ]

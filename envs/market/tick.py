@@ -261,12 +261,20 @@ class _Offered(NamedTuple):
         def cut(x: jax.Array) -> jax.Array:
             return jax.lax.dynamic_slice_in_dim(x, start, size, -1)
 
-        names = ("priority", "reserve", "outside", "boost", "units", "weight")
-        arrays = {name: None if getattr(self, name) is None else cut(getattr(self, name)) for name in names}
         bidders = self.score.shape[0]
         score = jnp.where(left[:bidders, None] > 0.0, cut(self.score), 0.0)
         support = None if self.support is None else Support(cut(self.support.bonus), left[bidders])
-        return self._replace(score=score, support=support, first=start, **arrays)
+        return self._replace(
+            score=score,
+            priority=cut(self.priority),
+            reserve=cut(self.reserve),
+            outside=cut(self.outside),
+            boost=None if self.boost is None else cut(self.boost),
+            units=None if self.units is None else cut(self.units),
+            weight=cut(self.weight),
+            support=support,
+            first=start,
+        )
 
 
 def _settle(rules: AuctionRules, offered: _Offered, remaining: jax.Array) -> Settlement:
