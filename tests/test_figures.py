@@ -172,6 +172,14 @@ def test_absent_tables_are_skipped_and_named(tmp_path: Path, capsys: pytest.Capt
         assert f"no {name}.parquet" in said
 
 
+@pytest.mark.skipif(
+    not style.DEFAULT_RESULTS.is_dir(), reason="the committed results are not installed with the package"
+)
+def test_committed_tables_have_the_columns_that_figures_read() -> None:
+    for figure in make.FIGURES:
+        assert len(style.read(style.DEFAULT_RESULTS, figure.TABLE, figure.COLUMNS)) > 0, figure.NAME
+
+
 def test_no_results_folder(tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError, match=r"results must be a folder.*nowhere"):
         make.draw_all(tmp_path / "nowhere", tmp_path)
