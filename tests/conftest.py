@@ -1,5 +1,19 @@
 """Settings of every test process, made before JAX is imported."""
 
+import gc
 import os
+from collections.abc import Iterator
+
+import pytest
 
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # tests leave nothing in a user's folders
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_are_dropped() -> Iterator[None]:
+    """A process may map some 65,000 pieces of memory, compiled code among them; all programs of the suite are more."""
+    yield
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
