@@ -39,7 +39,7 @@ STUDIES = ("frontier", "sensitivity", "nulls", "ab", "series")
 
 @dataclasses.dataclass(frozen=True)
 class ColdStartExperiment:
-    """The whole configuration of a run; defaults finish in about six minutes on two cores.
+    """The whole configuration of a run; its defaults have not been timed yet.
 
     Attributes:
         mature: Mature ads.
