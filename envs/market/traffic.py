@@ -7,6 +7,8 @@ drawn once and visited at random costs a copy of memory per tick where fresh dra
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -83,40 +85,62 @@ def generated_bank(
         price_correlation: Rank correlation of outside price and common value (calibrated only).
         worth_spread: Standard deviation of the log of basket sizes.
     """
-    total = blocks * impressions
-    key_common, key_values, key_noise, key_worth, key_slot, key_price = jax.random.split(key, 6)
-    common = jax.random.normal(key_common, (total,))
-    pctr, pvalue = draw_values(key_values, model, jnp.asarray(category), int(category.max()) + 1, common)
-    worth = jnp.exp(worth_spread * jax.random.normal(key_worth, (total,)) - 0.5 * worth_spread**2)
     if calibration is None:
         hour = (np.arange(ticks) + 0.5) * 24.0 / ticks
         daily = 1.0 - 0.7 * np.cos((hour - 4.0) / 24.0 * 2.0 * np.pi)
         daily, ctr_factor = daily / daily.sum(), np.ones(ticks)
-        outside = jnp.zeros(total)
     else:
+        daily, ctr_factor = calibration.daily(ticks), calibration.ctr_factor(ticks)
+    square = (blocks, impressions)
+    pctr, pvalue, level, noise, worth, outside = _draw(
+        key, model, category, int(category.max()) + 1, square, prediction_error, calibration, price_correlation, worth_spread
+    )
+    return Bank(
+        pctr=pctr,
+        pvalue=pvalue,
+        noise=noise,
+        level=level,
+        worth=worth,
+        outside=outside,
+        weight=jnp.asarray(np.ones(square, np.float32)),
+        first=jnp.asarray(np.zeros(ticks, np.int32)),
+        last=jnp.asarray(np.full(ticks, blocks, np.int32)),
+        daily=jnp.asarray(np.asarray(daily, np.float32)),
+        ctr_factor=jnp.asarray(np.asarray(ctr_factor, np.float32)),
+    )
+
+
+# One program: the same operations one at a time are some eighty, each compiled on its own.
+@partial(jax.jit, static_argnames=("categories", "square", "prediction_error", "calibration"))
+def _draw(
+    key: jax.Array,
+    model: ValueModel,
+    category: jax.Array,
+    categories: int,
+    square: tuple[int, int],
+    prediction_error: bool,
+    calibration: Calibration | None,
+    price_correlation: float,
+    worth_spread: float,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array, jax.Array]:
+    """``pctr``, ``pvalue``, ``level``, ``noise``, ``worth``, ``outside`` of a `Bank`."""
+    blocks, total = square[0], square[0] * square[1]
+    key_common, key_values, key_noise, key_worth, key_slot, key_price = jax.random.split(key, 6)
+    common = jax.random.normal(key_common, (total,))
+    pctr, pvalue = draw_values(key_values, model, category, categories, common)
+    worth = jnp.exp(worth_spread * jax.random.normal(key_worth, (total,)) - 0.5 * worth_spread**2)
+    outside = jnp.zeros(total)
+    if calibration is not None:
         share = np.asarray(calibration.visibility_share) / np.sum(calibration.visibility_share)
         ctr = np.asarray(calibration.visibility_ctr)
         relative = jnp.asarray(ctr / np.dot(share, ctr))
         visible = relative[jax.random.choice(key_slot, len(share), (total,), p=jnp.asarray(share))]
         pctr = jnp.minimum(pctr * visible, 0.95)
         pvalue = jnp.minimum(pvalue * visible, 0.95 * pctr)
-        daily, ctr_factor = calibration.daily(ticks), calibration.ctr_factor(ticks)
         outside = _outside_price(key_price, calibration, common, price_correlation)
     noise = _blocks(jax.random.normal(key_noise, pvalue.shape), blocks) if prediction_error else None
-    square = (blocks, impressions)
-    return Bank(
-        pctr=_blocks(pctr, blocks),
-        pvalue=_blocks(pvalue, blocks),
-        noise=noise,
-        level=pvalue.mean(axis=1),
-        worth=worth.reshape(square),
-        outside=outside.reshape(square),
-        weight=jnp.ones(square, jnp.float32),
-        first=jnp.zeros(ticks, jnp.int32),
-        last=jnp.full(ticks, blocks, jnp.int32),
-        daily=jnp.asarray(daily, jnp.float32),
-        ctr_factor=jnp.asarray(ctr_factor, jnp.float32),
-    )
+    values = _blocks(pctr, blocks), _blocks(pvalue, blocks), pvalue.mean(axis=1)
+    return *values, noise, worth.reshape(square), outside.reshape(square)
 
 
 def _outside_price(key: jax.Array, calibration: Calibration, common: jax.Array, correlation: float) -> jax.Array:
