@@ -90,7 +90,7 @@ def init_network(
         network = {**network, "log_std": jnp.full(own, config.initial_log_std, jnp.float32)}
     if start is not None:
         network = _started_at(config, network, start if layout is None else start[: layout.actions])
-    return network, None if layout is None else _resting(env, params, actions)
+    return network, None if layout is None else resting_action(env, params, actions)
 
 
 def init_obs_moments(config: ActorConfig, env: Env, obs: jax.Array) -> ObsMoments:
@@ -177,7 +177,7 @@ def _all_entries(name: str, given: np.ndarray, actions: int, layout: SetLayout |
     return np.tile(given, actions // len(given))
 
 
-def _resting(env: Env, params: Any, actions: int) -> jax.Array:
+def resting_action(env: Env, params: Any, actions: int) -> jax.Array:
     """What empty places do, ``[A]`` in the environment's units."""
     space: Any = env.action_space(params)
     neutral = _neutral(env, actions)

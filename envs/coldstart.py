@@ -15,7 +15,7 @@ from adarena.envs import coldstart_info as shown
 from adarena.envs import coldstart_setup as setup
 from adarena.envs import coldstart_tick as tick_of
 from adarena.envs import coldstart_view as view
-from adarena.envs.coldstart_state import State
+from adarena.envs.coldstart_state import SUCCEEDED, State
 from adarena.envs.core import Entry, Env, Key, StepResult, box_of
 from adarena.envs.market.auction import AuctionRules
 from adarena.envs.sets import SetLayout
@@ -39,9 +39,11 @@ class ColdStart(Env):
     **Action**: float32 ``[3 L]`` in [-1, 1], three numbers a place: *bonus* on the ranking score (-1 none, 1 ``max_bonus``
     running mean prices of an exposure, times the match), *share* of the traffic that is protected for the ad, on which it
     ranks first (-1 none, 1 ``max_share``; scaled down together where they exceed ``max_share`` in all), and *bid
-    multiplier* ``max_multiplier ** action``. Bonus and protection move ranks, not what the advertiser pays; the platform's
-    exploration fund is charged the difference, in order, see `adarena.envs.market.boost`. Numbers of places that are not
-    in their window are ignored. Once the fund is used up (or is 0) there is no support of any kind.
+    multiplier* ``max_multiplier ** action``. Between their ends bonus and share go as ``((action + 1) / 2) ** 2``, so
+    that small support, which is most of what is useful, has half of the range. Bonus and protection move ranks, not what
+    the advertiser pays; the platform's exploration fund is charged the difference, in order, see
+    `adarena.envs.market.boost`. Numbers of places that are not in their window are ignored. Once the fund is used up (or
+    is 0) there is no support of any kind.
 
     **Observation**: float32, a context and the same features of every place, see `adarena.envs.coldstart_view`; ``layout``
     says where. All of it is known to the platform. A place is masked before launch and after its window.
@@ -188,6 +190,17 @@ class ColdStart(Env):
         the tuner maximises, is ``success_rate``.
         """
         return shown.metrics(self, state, params)
+
+    def item_outcomes(self, before: State, after: State, params: setup.Params) -> tuple[jax.Array, jax.Array]:
+        """What a step brought each launched ad, and what it cost of what all share; float32 ``[L]`` each.
+
+        Returns:
+            1 where the ad was newly decided a success; the fund's charge for it over an even part of the fund (fund over
+            places; 0 where there is no fund).
+        """
+        new = (after.side.outcome == SUCCEEDED) & (before.side.outcome != SUCCEEDED)
+        part = jnp.maximum(after.world.fund / self.launched, 1e-9)
+        return new.astype(jnp.float32), (after.side.charge - before.side.charge) / part
 
     def true_rates(self, state: State) -> tuple[jax.Array, jax.Array]:
         """True clicks per exposure and conversions per click of the launched ads, ``[L]`` each, for an oracle."""

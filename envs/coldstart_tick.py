@@ -78,11 +78,11 @@ def controls(env: ColdStart, world: World, side: Side, tick: jax.Array, action: 
     a = jnp.clip(action.reshape(env.launched, 3), -1.0, 1.0)
     funded = (world.fund > 0.0) & (world.fund - side.fund_spent > _LEAST_FUND * world.fund)
     on = in_window(env, world, tick, params) & world.treated & funded
-    half = jnp.where(on[:, None], 0.5 * (a[:, :2] + 1.0), 0.0)
-    share = params.max_share * half[:, 1]
+    part = jnp.where(on[:, None], jnp.square(0.5 * (a[:, :2] + 1.0)), 0.0)
+    share = params.max_share * part[:, 1]
     share = share * jnp.minimum(1.0, params.max_share / jnp.maximum(share.sum(), 1e-9))
     log_multiplier = jnp.where(on, a[:, 2] * jnp.log(params.max_multiplier), 0.0)
-    return Controls(params.max_bonus * half[:, 0], share, log_multiplier)
+    return Controls(params.max_bonus * part[:, 0], share, log_multiplier)
 
 
 def no_controls(env: ColdStart) -> Controls:

@@ -14,13 +14,13 @@ import polars as pl
 from rich.console import Console
 
 from adarena import envs
-from adarena.agents import es, ppo
+from adarena.agents import dual_q, es, ppo
 from adarena.agents.actors import NETWORKS, NetworkKind
 from adarena.agents.rules.coldstart import COLDSTART_RULES, ORACLES
 from adarena.envs.core import Env
 from adarena.experiments import coldstart_ab, coldstart_studies, coldstart_tables, protocol, tables
 from adarena.experiments.coldstart_eval import Contestants, cases_of, contestants, evaluate, hindsight
-from adarena.experiments.learners import train_seeds
+from adarena.experiments.coldstart_training import LEARNERS, trained_learners, tuned_rules
 from adarena.experiments.store import RunFolder
 
 SEED_LAYOUT = {
@@ -30,16 +30,13 @@ SEED_LAYOUT = {
     "streams of an episode": "fold_in(reset key, n) for traffic, values, response, rivals, exploration = 0, 1, 2, 3, 4",
 }
 
-LEARNERS = {"ppo": ppo, "es": es}
-"""Learners by the name that tables use."""
-
 STUDIES = ("frontier", "sensitivity", "nulls", "ab", "series")
 """What a run does beside the comparison: see `adarena.experiments.coldstart_studies` and `coldstart_ab`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ColdStartExperiment:
-    """The whole configuration of a run; its defaults have not been timed yet.
+    """The whole configuration of a run.
 
     Attributes:
         mature: Mature ads.
@@ -52,11 +49,17 @@ class ColdStartExperiment:
         window_days: ``D`` of the success criterion.
         rules: Rules to tune and compare, ``none`` among them.
         tune_episodes: Episodes that each rule's search may spend; the oracle's as well.
-        learners: ``"ppo"``, ``"es"`` or both.
+        learners: Some of `LEARNERS`.
         seeds: Training seeds of each learner.
         network: ``"deep_sets"``, ``"attention"`` or ``"mlp"``.
         hidden: Widths of the networks' hidden layers.
         initial_action: Where learners start, on the action's scale of [-1, 1]: bonus, protected share, bid.
+        dual_q_steps: Environment steps of a training seed of Q-learning item by item; afterwards it spends
+            ``tune_episodes`` on the two numbers of its budget's price.
+        dual_q_episodes: Episodes side by side in its training.
+        dual_q_gradient_steps: Gradient steps an update.
+        dual_q_trace: ``lambda`` of its returns.
+        dual_q_learning_rate: Its step size of Adam, falling linearly to zero.
         ppo_steps: Environment steps of a training seed of PPO.
         num_envs: Environments side by side in its training.
         rollout_length: Ticks collected from each before an update.
@@ -94,11 +97,16 @@ class ColdStartExperiment:
     window_days: float = 3.0
     rules: tuple[str, ...] = tuple(COLDSTART_RULES)
     tune_episodes: int = 256
-    learners: tuple[str, ...] = ("ppo", "es")
+    learners: tuple[str, ...] = ("ppo", "dual_q")
     seeds: tuple[int, ...] = (0, 1)
     network: NetworkKind = "deep_sets"
     hidden: tuple[int, ...] = (32, 32)
-    initial_action: tuple[float, ...] = (-0.8, -0.98, 0.0)
+    initial_action: tuple[float, ...] = (-0.5, -0.95, 0.0)
+    dual_q_steps: int = 229_376
+    dual_q_episodes: int = 32
+    dual_q_gradient_steps: int = 32
+    dual_q_trace: float = 0.8
+    dual_q_learning_rate: float = 1e-3
     ppo_steps: int = 114_688
     num_envs: int = 32
     rollout_length: int = 56
@@ -137,7 +145,16 @@ class ColdStartExperiment:
                 raise ValueError(f"{field} must be among {', '.join(allowed)}, got {unknown[0]!r}")
         if "none" not in self.rules or len(self.rules) < 2:
             raise ValueError(f"rules must hold 'none' (what all are measured against) and another, got {self.rules!r}")
-        counts = ("tune_episodes", "ppo_steps", "es_steps", "markets", "bound_markets", "study_markets", "ab_markets")
+        counts = (
+            "tune_episodes",
+            "dual_q_steps",
+            "ppo_steps",
+            "es_steps",
+            "markets",
+            "bound_markets",
+            "study_markets",
+            "ab_markets",
+        )
         for field in (*counts, "chunk"):
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -172,6 +189,15 @@ class ColdStartExperiment:
 
     def learner_config(self, learner: str) -> Any:
         """A learner's configuration."""
+        if learner == "dual_q":
+            return dual_q.make_config(
+                hidden=tuple(self.hidden),
+                episodes=self.dual_q_episodes,
+                gradient_steps=self.dual_q_gradient_steps,
+                trace=self.dual_q_trace,
+                learning_rate=self.dual_q_learning_rate,
+                decay_steps=float(self.dual_q_steps),
+            )
         shared: dict[str, Any] = {
             "network": self.network,
             "hidden": tuple(self.hidden),
@@ -211,6 +237,9 @@ PRESETS: dict[str, ColdStartExperiment] = {
         rules=("none", "constant_boost", "sbl"),
         tune_episodes=64,
         hidden=(8, 8),
+        dual_q_steps=1408,
+        dual_q_episodes=8,
+        dual_q_gradient_steps=4,
         ppo_steps=1408,
         num_envs=8,
         rollout_length=22,
@@ -227,6 +256,7 @@ PRESETS: dict[str, ColdStartExperiment] = {
         seeds=tuple(range(10)),
         tune_episodes=2048,
         hidden=(64, 64),
+        dual_q_steps=3_000_000,
         ppo_steps=3_000_000,
         num_envs=64,
         es_steps=3_000_000,
@@ -278,62 +308,6 @@ def run(config: ColdStartExperiment, *, resume: bool = False) -> Path:
         took = time.perf_counter() - started
         console.print(f"Finished in {took / 60:.1f} min. Tables, checkpoints and figures are in {folder.path}")
     return folder.path
-
-
-def tuned_rules(
-    config: ColdStartExperiment, folder: RunFolder, console: Console
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The rules and the oracle, tuned with the same budget on the same training markets; those of the run if it has them."""
-    if "tuning" not in folder.tables:
-        console.print(f"tuning {len(config.rules)} rules and the oracle, {config.tune_episodes} episodes each")
-        folder.write_table("tuning", tuning_table(config))
-    table, (env, _), (seeing, _) = folder.read_table("tuning"), config.make(), config.make(truth=True)
-    theirs = pl.col("policy").is_in(list(ORACLES))
-    rules = protocol.rebuilt_rules(table.filter(~theirs), env, COLDSTART_RULES)
-    return rules, protocol.rebuilt_rules(table.filter(theirs), seeing, ORACLES)
-
-
-def tuning_table(config: ColdStartExperiment, **changes: Any) -> pl.DataFrame:
-    """Tunes rules and oracle in the market with some changes, in one program: it shows the truth, which rules do not read."""
-    env, params = config.make(truth=True, **changes)
-    population, episodes = 8, max(1, min(32, config.tune_episodes // 64))
-    return protocol.tune_rules(
-        env,
-        params,
-        (*config.rules, *ORACLES),
-        budget=config.tune_episodes,
-        market_seed=config.market_seed,
-        population=population,
-        episodes=episodes,
-        known={**COLDSTART_RULES, **ORACLES},
-        chunk=population * episodes,
-    ).table
-
-
-def trained_learners(config: ColdStartExperiment, folder: RunFolder, resume: bool, console: Console) -> dict[str, Any]:
-    """Policies of every learner, stacked over training seeds."""
-    policies, curves = {}, []
-    for learner in config.learners:
-        console.print(f"training {learner}")
-        # Rewards that come conversion by conversion add up to the same; successes alone would be late and few.
-        env, params = config.make(reward="progress")
-        settings = config.learner_config(learner)
-        states, curve = train_seeds(
-            LEARNERS[learner],
-            settings,
-            env,
-            params,
-            name=learner,
-            seeds=config.seeds,
-            total_steps=getattr(config, f"{learner}_steps"),
-            folder=folder,
-            resume=resume,
-            chunk_updates=16,
-        )
-        policies[learner] = LEARNERS[learner].make_policy(settings, env, states)
-        curves.append(curve.with_columns(pl.lit(learner).alias("policy")))
-    folder.write_table("curves", pl.concat(curves, how="diagonal_relaxed"))
-    return policies
 
 
 def compare(config: ColdStartExperiment, everyone: Contestants, console: Console) -> pl.DataFrame:

@@ -17,6 +17,7 @@ from adarena.agents.rules.placement import PlacementRule
 from adarena.envs.core import Env
 from adarena.envs.market.response import delay_distribution
 from adarena.experiments.coldstart_eval import BELIEFS, DAILY, Blind, Contestants, cases_of, evaluate, play, recorded
+from adarena.experiments.coldstart_training import tuning_table
 
 if TYPE_CHECKING:
     from adarena.experiments.coldstart import ColdStartExperiment
@@ -56,8 +57,6 @@ def frontier(config: ColdStartExperiment, everyone: Contestants) -> pl.DataFrame
 
 def _tuned_at(config: ColdStartExperiment, everyone: Contestants, budget: float) -> Contestants:
     """The policies with rules tuned at another exploration budget; with none to spend there is nothing to tune."""
-    from adarena.experiments.coldstart import tuning_table
-
     if budget <= 0.0:
         return everyone
     table = tuning_table(config, exploration_budget=budget)

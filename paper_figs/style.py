@@ -106,6 +106,7 @@ _LOOKS = {
     "lifecycle_target": Look("Target and pacing", SKY, "^"),
     "lifecycle_phases": Look("Phase machine", BLUE, "s"),
     "lifecycle_chained": Look("Chained rules", BLUE, "d"),
+    "dual_q": Look("Q by ad, fund priced", VERMILION, "D"),
     "es": Look("Evolution strategy", ORANGE, "o"),
     "oracle": Look("Oracle (true rates)", BLACK, "*"),
 }

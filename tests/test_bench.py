@@ -172,7 +172,10 @@ def test_a_days_work_follows_from_its_sizes() -> None:
         ("gather", 12 * 14.0),
         ("scatter (book)", 12 * 14.0),
         ("scatter (book)", (12 + 30) * 14.0),
-        ("scatter (book)", (12 - 10) * 4 * 14.0),  # each who left was found by halving seven impressions, and one look more
+        (
+            "scatter (book)",
+            (12 - 10) * 4 * 14.0,
+        ),  # each who left was found by halving seven impressions, and one look more
         ("max pass", 2 * 8 * 10 * 14.0),  # eight multipliers
         (bench_roofline.RANK, 12.0),
     }

@@ -29,9 +29,9 @@ from adarena.experiments.store import RunFolder
 TINY = dataclasses.replace(
     coldstart.PRESETS["smoke"],
     rules=("none", "sbl"),
-    learners=("es",),
-    es_steps=352,
-    es_episodes=2,
+    learners=("dual_q",),
+    dual_q_steps=352,
+    dual_q_episodes=2,
     frontier_tune=True,
     name="tiny",
 )
@@ -56,7 +56,7 @@ def test_run_folder_holds_every_table(run: Path) -> None:
     studies = {f"{name}{end}" for name in ("frontier", "sensitivity", "nulls", "ab") for end in ("", "_summary")}
     assert {*studies, "scores", "summary", "tuning", "curves", "revenue", "posterior"} == set(folder.tables)
     scores = folder.read_table("scores")
-    assert set(scores["policy"]) == {"none", "sbl", "es", "oracle", "hindsight"}
+    assert set(scores["policy"]) == {"none", "sbl", "dual_q", "oracle", "hindsight"}
     assert scores.height == 2 * (2 + 2 + 1) + 1  # markets of two rules, two training seeds, the oracle; one bound
     summary = folder.read_table("summary")
     assert set(summary["kind"]) == {"rule", "learner", "oracle", "bound"}
@@ -145,7 +145,7 @@ BAD = [
     ({"rules": ("magic",)}, "rules must be among .*got 'magic'"),
     ({"rules": ("sbl",)}, "rules must hold 'none'"),
     ({"learners": ()}, "learners must name at least one"),
-    ({"learners": ("dqn",)}, "learners must be among ppo, es, got 'dqn'"),
+    ({"learners": ("dqn",)}, "learners must be among ppo, dual_q, es, got 'dqn'"),
     ({"studies": ("gossip",)}, "studies must be among"),
     ({"seeds": (1, 1)}, "seeds must be distinct and not negative"),
     ({"markets": 0}, "markets must be a whole number of at least 1, got 0"),

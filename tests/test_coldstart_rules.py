@@ -212,7 +212,7 @@ def test_sbl_by_hand(market: tuple[ColdStart, Any], built: dict[str, PlacementRu
         carry, action = act(KEY, carry, observation(rule, {**base, "traffic": traffic}, ads))
         rows = np.asarray(action).reshape(-1, 3)
         np.testing.assert_array_equal(rows[:, 1:], np.broadcast_to([-1.0, 0.0], rows[:, 1:].shape))
-        return 0.5 * (rows[:3, 0] + 1.0) * float(params.max_bonus)  # running mean prices
+        return np.square(0.5 * (rows[:3, 0] + 1.0)) * float(params.max_bonus)  # running mean prices
 
     np.testing.assert_allclose(tick(0, 1.5, [0.0, 0.0, 0.0], [0.0] * 3), 0.0, atol=1e-6)
     # Running means over four ticks: what they say was shown is 4 x .1, 4 x .5, 0 conversions; alpha = 1 x 1.5.

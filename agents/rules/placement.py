@@ -131,7 +131,8 @@ class PlacementRule:
         columns = []
         for amount, most, neutral in zip(support, ranges, (-1.0, -1.0, 0.0), strict=True):
             part = jnp.broadcast_to(amount, live.shape) / jnp.maximum(most, 1e-9)
-            part = jnp.clip(part if neutral == 0.0 else 2.0 * part - 1.0, -1.0, 1.0)
+            # Bonus and share go as the square of their part of the action's range.
+            part = jnp.clip(part if neutral == 0.0 else 2.0 * jnp.sqrt(jnp.maximum(part, 0.0)) - 1.0, -1.0, 1.0)
             columns.append(jnp.where(live, part, neutral))
         return (limits, memory), jnp.stack(columns, axis=-1).reshape(-1).astype(jnp.float32)
 

@@ -93,7 +93,15 @@ def generated_bank(
         daily, ctr_factor = calibration.daily(ticks), calibration.ctr_factor(ticks)
     square = (blocks, impressions)
     pctr, pvalue, level, noise, worth, outside = _draw(
-        key, model, category, int(category.max()) + 1, square, prediction_error, calibration, price_correlation, worth_spread
+        key,
+        model,
+        category,
+        int(category.max()) + 1,
+        square,
+        prediction_error,
+        calibration,
+        price_correlation,
+        worth_spread,
     )
     return Bank(
         pctr=pctr,

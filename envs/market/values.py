@@ -53,7 +53,9 @@ def draw_values(
     impressions = common.shape[0]
     by_category = jax.random.normal(key_category, (categories, impressions))[category]
     shape = (category.shape[0], impressions)
-    own = jnp.sqrt(jnp.maximum(0.0, 1.0 - model.correlation - model.category_correlation)) * jax.random.normal(key_own, shape)
+    own = jnp.sqrt(jnp.maximum(0.0, 1.0 - model.correlation - model.category_correlation)) * jax.random.normal(
+        key_own, shape
+    )
     z = jnp.sqrt(model.correlation) * common + jnp.sqrt(model.category_correlation) * by_category + own
     # Two independent normals with variances share and 1 - share that sum to z: its parts in pCTR and in pCVR.
     apart = jnp.sqrt(_CTR_SHARE * (1.0 - _CTR_SHARE)) * jax.random.normal(key_split, shape)

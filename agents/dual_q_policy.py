@@ -1,0 +1,144 @@
+"""The Q-function of `adarena.agents.dual_q`: value and polynomial of each item, and the policy that follows it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from adarena.agents.dual_q_config import Config
+from adarena.agents.networks import orthogonal
+from adarena.agents.normalise import SetMoments, normalise_obs
+from adarena.agents.tuner import Bound
+from adarena.envs.sets import SetLayout, layout_in
+
+_DEGREE = 3
+"""Highest power of the polynomials of an action."""
+
+
+class QNetwork(nn.Module):
+    """Value of an item's state, and the coefficients of its action's polynomial.
+
+    Attributes:
+        hidden: Widths of the hidden layers.
+        outputs: One, and the polynomial's terms.
+    """
+
+    hidden: tuple[int, ...]
+    outputs: int
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """``[..., inputs]`` to ``[..., outputs]``, both float32."""
+        for width in self.hidden:
+            inputs = nn.Dense(width, kernel_init=orthogonal(2.0**0.5))(inputs)
+            inputs = nn.swish(nn.LayerNorm()(inputs))
+        return nn.Dense(self.outputs, kernel_init=orthogonal(0.01))(inputs)
+
+
+def terms(choices: tuple[tuple[float, ...], ...]) -> np.ndarray:
+    """Polynomial terms of each choice up to the third degree, ``[K, P]`` float32, each with mean 0 and deviation 1.
+
+    Of entries that are the same in all choices, and of terms that say what others say, there are none.
+    """
+    table = np.asarray(choices, np.float64)
+    table = table[:, np.ptp(table, axis=0) > 0.0]
+    columns: list[np.ndarray] = []
+    for degree in range(1, _DEGREE + 1):
+        for chosen in itertools.combinations_with_replacement(range(table.shape[1]), degree):
+            column = table[:, list(chosen)].prod(axis=1)
+            column = column - column.mean()
+            known = np.stack([np.ones(len(table)), *columns], axis=1)
+            if np.linalg.matrix_rank(np.column_stack([known, column])) > known.shape[1]:
+                columns.append(column / column.std())
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def module_of(config: Config) -> QNetwork:
+    """The network whose parameters a state holds."""
+    return QNetwork(config.hidden, 1 + terms(config.choices).shape[1])
+
+
+def inputs_of(moments: SetMoments, obs: jax.Array, log_price: jax.Array) -> jax.Array:
+    """What the network reads of each item: context, price, features; ``[..., L, inputs]`` of ``obs [..., O]``."""
+    scaled = normalise_obs(moments, obs)
+    context, items, _ = layout_by(moments, obs).split(scaled)
+    price = jnp.broadcast_to(log_price, context.shape[:-1])[..., None]
+    shared = jnp.concatenate([context, price], -1)[..., None, :]
+    return jnp.concatenate([jnp.broadcast_to(shared, (*items.shape[:-1], shared.shape[-1])), items], -1)
+
+
+def values_of(config: Config, network: Any, inputs: jax.Array) -> jax.Array:
+    """Value of every choice, ``[..., K]``."""
+    out = module_of(config).apply({"params": network}, inputs)
+    return out[..., :1] + out[..., 1:] @ jnp.asarray(terms(config.choices)).T
+
+
+def action_of(table: jax.Array, layout: SetLayout, rest: jax.Array, obs: jax.Array, choice: jax.Array) -> jax.Array:
+    """Choices ``[..., L]`` as an action ``[..., A]``; the range of actions is [-1, 1], empty places rest."""
+    there = jnp.repeat(layout.split(obs)[2], layout.actions, axis=-1)
+    return jnp.where(there, table[choice].reshape(*choice.shape[:-1], -1), rest)
+
+
+def layout_by(moments: SetMoments, obs: jax.Array) -> SetLayout:
+    """Where things lie in observations ``[..., O]``, by the sizes of their moments; of actions it says nothing."""
+    return layout_in(obs, moments.context.mean.shape[-1], moments.items.mean.shape[-1])
+
+
+@struct.dataclass
+class DualQPolicy:
+    """The greedy policy at a price that follows the budget's use. A pytree, and a rule of two numbers to the tuner.
+
+    Attributes:
+        price: Rewards that an even part of the budget has to bring, while the budget is used as evenly as windows pass.
+        pace: How far the price follows: it is ``price x exp(-pace x fund_pace)``, within the prices of training.
+        network: Parameters of `QNetwork`.
+        obs_moments: As in `State`.
+        resting_action: What empty places do, ``[A]``.
+        price_low: Lowest price of training,
+        price_high: and the highest.
+        choices: As in `Config`. Static.
+        hidden: As in `Config`. Static.
+        pace_entry: Place of ``fund_pace`` in the context. Static.
+    """
+
+    price: jax.Array
+    pace: jax.Array
+    network: Any
+    obs_moments: SetMoments
+    resting_action: jax.Array
+    price_low: jax.Array
+    price_high: jax.Array
+    choices: tuple[tuple[float, ...], ...] = struct.field(pytree_node=False)
+    hidden: tuple[int, ...] = struct.field(pytree_node=False)
+    pace_entry: int = struct.field(pytree_node=False)
+
+    jittable: ClassVar[bool] = True
+    SPACE: ClassVar[dict[str, Bound]] = {
+        "price": Bound(0.02, 2.0, log=True, default=0.2),
+        "pace": Bound(0.0, 2.0, default=0.5),
+    }
+
+    @classmethod
+    def space(cls) -> dict[str, Bound]:
+        """Search space of the tuner."""
+        return dict(cls.SPACE)
+
+    def init(self, params: Any) -> tuple[()]:
+        """No carry: the policy has no memory."""
+        return ()
+
+    def act(self, key: jax.Array, carry: tuple[()], obs: jax.Array) -> tuple[tuple[()], jax.Array]:
+        """The best choice of every item, ``[A]`` float32, for one observation ``[O]``."""
+        low, high = jnp.log(self.price_low), jnp.log(self.price_high)
+        log_price = jnp.clip(jnp.log(self.price) - self.pace * obs[self.pace_entry], low, high)
+        config = Config(choices=self.choices, hidden=self.hidden)
+        choice = values_of(config, self.network, inputs_of(self.obs_moments, obs, log_price)).argmax(-1)
+        table = jnp.asarray(self.choices, jnp.float32)
+        layout = layout_by(self.obs_moments, obs)._replace(actions=table.shape[1])
+        return carry, action_of(table, layout, self.resting_action, obs, choice)
