@@ -6,11 +6,13 @@ decomposition of weakly coupled processes: Hawkins, 2003; Adelman and Mersereau,
 every episode is then an example for one Q-function with one reward of its own, where a policy that is paid for the sum
 has to find out which of forty-eight ads it owes it to.
 
-The Q-function reads an item, what all share, and the price, so one training serves all prices (as universal value functions
-do, Schaul et al., ICML 2015); it is learnt from parallel episodes by Q(lambda) without replay or target network, which
-layer normalisation keeps steady (PQN: Gallici et al., ICLR 2025). In an item's state it is a value plus a polynomial of the
-action, so every choice teaches about its neighbours. When it acts, the price follows the budget's use, two numbers
-(`DualQPolicy.price`, ``pace``) that are tuned like a rule's.
+Two values are learnt of every choice, the chance of the item's reward and the cost to its end, each a polynomial of the
+action in the item's state, so every choice teaches about its neighbours; the price puts them together. The network reads
+an item, what all share, and the price, so one training serves all prices (as universal value functions do, Schaul et al.,
+ICML 2015). It learns from parallel episodes without replay or target network, which layer normalisation keeps steady (PQN:
+Gallici et al., ICLR 2025). Random choices are held for some ticks, since what one tick brings cannot be told from luck, and
+returns are those to the end by default (``trace`` 1). When it acts, the price follows the budget's use; its two numbers
+(`DualQPolicy.price`, ``pace``) are tuned like a rule's.
 
 Environments need a ``layout`` (`adarena.envs.sets.SetLayout`), ``item_outcomes(before, after, params)`` (each item's
 reward, and what it took of the budget over an even part of it), and an entry ``fund_pace`` in the observation's context.
@@ -23,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -34,11 +37,12 @@ from adarena.agents.dual_q_config import Config, choices_of, make_config
 from adarena.agents.dual_q_policy import (
     DualQPolicy,
     action_of,
+    best_choice,
     inputs_of,
     layout_by,
     module_of,
+    outlook_of,
     terms,
-    values_of,
 )
 from adarena.agents.normalise import SetMoments, init_set_moments, update_obs_moments
 from adarena.agents.training import OnChunk, run
@@ -90,15 +94,15 @@ class Metrics:
     Attributes:
         episode_return: Mean over episodes of the items' rewards, summed.
         cost: Mean over episodes of the items' costs, as a share of the budget.
-        loss: Mean squared error of the returns.
-        explained_variance: Share of the returns' variance that the Q-function explained.
+        reward_explained: Share of the variance of rewards to come that the Q-function explained,
+        cost_explained: and of costs to come.
         learning_rate: Learning rate used.
     """
 
     episode_return: jax.Array
     cost: jax.Array
-    loss: jax.Array
-    explained_variance: jax.Array
+    reward_explained: jax.Array
+    cost_explained: jax.Array
     learning_rate: jax.Array
 
 
@@ -154,19 +158,17 @@ def update(config: Config, env: Env, params: Any, state: State) -> tuple[State, 
     log_price = jax.random.uniform(key_price, (config.episodes,), minval=low, maxval=high)
     explore = config.explore + (config.explore_end - config.explore) * done
     seen = _play(config, env, params, state, log_price, explore, key_play)
-    target, live = _targets(config, state, seen, log_price)
+    log_price = log_price - config.pace * seen.obs[..., _pace_entry(env, _checked_layout(config, env))]
+    reward, cost, live = _targets(config, state, seen, log_price)
     rate = config.learning_rate * (1.0 - done)
     inputs = inputs_of(state.obs_moments, seen.obs, log_price)
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), (inputs, seen.choice, target, live))
-    network, optimiser, loss = _fit(config, state, flat, rate, key_fit)
-    count = jnp.maximum(live.sum(), 1)
-    mean = jnp.where(live, target, 0.0).sum() / count
-    spread = jnp.where(live, jnp.square(target - mean), 0.0).sum() / count
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), (inputs, seen.choice, reward, cost, live))
+    network, optimiser, wrong, dear = _fit(config, state, flat, rate, key_fit)
     metrics = Metrics(
         episode_return=seen.reward.sum((0, 2)).mean(),
         cost=seen.cost.sum((0, 2)).mean() / seen.cost.shape[2],
-        loss=loss,
-        explained_variance=1.0 - loss / jnp.maximum(spread, 1e-8),
+        reward_explained=1.0 - wrong / _variance(reward, live),
+        cost_explained=1.0 - dear / _variance(cost, live),
         learning_rate=jnp.asarray(rate, jnp.float32),
     )
     state = dataclasses.replace(
@@ -187,66 +189,79 @@ def _play(
     """Whole episodes, side by side, with random choices mixed in."""
     layout, table = layout_of(env), jnp.asarray(config.choices, jnp.float32)
     assert layout is not None
-    rest, batch = state.resting_action, config.episodes
+    rest, batch, pace_entry = state.resting_action, config.episodes, _pace_entry(env, layout)
     key_reset, key_steps = jax.random.split(key)
     start = jax.vmap(env.reset, (0, None))(jax.random.split(key_reset, batch), params)
+    start = (*start, jnp.full((batch, layout.items), -1))
 
-    def tick(carry: tuple[jax.Array, Any], key: jax.Array) -> tuple[tuple[jax.Array, Any], _Seen]:
-        obs, before = carry
-        key_step, key_which, key_choice = jax.random.split(key, 3)
-        best = values_of(config, state.network, inputs_of(state.obs_moments, obs, log_price)).argmax(-1)
+    def tick(carry: tuple[Any, ...], key: jax.Array) -> tuple[tuple[Any, ...], _Seen]:
+        obs, before, held = carry
+        key_step, key_which, key_choice, key_end = jax.random.split(key, 4)
+        price = log_price - config.pace * obs[:, pace_entry]
+        best = best_choice(config, state.network, inputs_of(state.obs_moments, obs, price), price)
         drawn = jax.random.randint(key_choice, best.shape, 0, len(table))
-        choice = jnp.where(jax.random.uniform(key_which, best.shape) < explore, drawn, best)
+        # Spells of random choice begin and end so that they are this share of the ticks.
+        ends = jax.random.uniform(key_end, best.shape) < 1.0 / config.hold
+        begins = jax.random.uniform(key_which, best.shape) < explore / (config.hold * (1.0 - explore))
+        held = jnp.where((held >= 0) & ~ends, held, jnp.where(begins, drawn, -1))
+        choice = jnp.where(held >= 0, held, best)
         action = action_of(table, layout, rest, obs, choice)
         keys = jax.random.split(key_step, batch)
         after, state_after, *_ = jax.vmap(env.step, (0, 0, 0, None))(keys, before, action, params)
         outcomes: Any = env
         reward, cost = jax.vmap(outcomes.item_outcomes, (0, 0, None))(before, state_after, params)
-        return (after, state_after), _Seen(obs, choice, reward, cost)
+        return (after, state_after, held), _Seen(obs, choice, reward, cost)
 
     return jax.lax.scan(tick, start, jax.random.split(key_steps, env.max_steps(params)))[1]
 
 
-def _targets(config: Config, state: State, seen: _Seen, log_price: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns to be predicted ``[T, B, L]`` (Peng's Q(lambda), undiscounted), and which items were there."""
-    best = values_of(config, state.network, inputs_of(state.obs_moments, seen.obs, log_price)).max(-1)
+def _targets(config: Config, state: State, seen: _Seen, log_price: jax.Array) -> tuple[jax.Array, ...]:
+    """Rewards and costs to come, to be predicted (Peng's Q(lambda), undiscounted), and which items were there.
+
+    All ``[T, B, L]``.
+    """
+    inputs = inputs_of(state.obs_moments, seen.obs, log_price)
+    best = outlook_of(config, state.network, inputs, best_choice(config, state.network, inputs, log_price))
     live = layout_by(state.obs_moments, seen.obs).split(seen.obs)[2]
-    reward = seen.reward - jnp.exp(log_price)[:, None] * seen.cost
 
     def back(later: tuple[jax.Array, ...], now: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, ...], jax.Array]:
         target, value, there = later
-        reward, best, live = now
-        target = reward + jnp.where(there, config.trace * target + (1.0 - config.trace) * value, 0.0)
+        gained, best, live = now
+        target = gained + jnp.where(there, config.trace * target + (1.0 - config.trace) * value, 0.0)
         return (target, best, live), target
 
-    nothing = jnp.zeros_like(best[0])
-    end = (nothing, nothing, jnp.zeros(nothing.shape, bool))
-    return jax.lax.scan(back, end, (reward, best, live), reverse=True)[1], live
+    def returns(gained: jax.Array, best: jax.Array) -> jax.Array:
+        nothing = jnp.zeros_like(best[0])
+        end = (nothing, nothing, jnp.zeros(nothing.shape, bool))
+        return jax.lax.scan(back, end, (gained, best, live), reverse=True)[1]
+
+    return returns(seen.reward, nn.sigmoid(best.logit)), returns(seen.cost, best.cost), live
 
 
 def _fit(
     config: Config, state: State, samples: tuple[jax.Array, ...], rate: jax.Array, key: jax.Array
-) -> tuple[Any, Any, jax.Array]:
-    """Gradient steps on items that were there, drawn with replacement; parameters, optimiser, mean loss."""
-    inputs, choice, target, live = samples
+) -> tuple[Any, Any, jax.Array, jax.Array]:
+    """Gradient steps on items that were there, drawn with replacement; parameters, optimiser, mean squared errors."""
+    inputs, choice, reward, cost, live = samples
     rank = jnp.cumsum(live)
-    basis = jnp.asarray(terms(config.choices))
 
-    def loss(network: Any, at: jax.Array) -> jax.Array:
-        out = module_of(config).apply({"params": network}, inputs[at])
-        predicted = out[:, 0] + (out[:, 1:] * basis[choice[at]]).sum(-1)
-        return jnp.square(predicted - target[at]).mean()
+    def loss(network: Any, at: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        seen = outlook_of(config, network, inputs[at], choice[at])
+        entropy = optax.sigmoid_binary_cross_entropy(seen.logit, reward[at]).mean()
+        errors = (jnp.square(x).mean() for x in (nn.sigmoid(seen.logit) - reward[at], seen.cost - cost[at]))
+        wrong, dear = errors
+        return entropy + config.cost_weight * dear, (wrong, dear)
 
-    def step(carry: tuple[Any, Any], key: jax.Array) -> tuple[tuple[Any, Any], jax.Array]:
+    def step(carry: tuple[Any, Any], key: jax.Array) -> tuple[tuple[Any, Any], tuple[jax.Array, jax.Array]]:
         network, optimiser = carry
         chosen = jax.random.randint(key, (config.minibatch,), 1, jnp.maximum(rank[-1], 1) + 1)
         at = jnp.minimum(jnp.searchsorted(rank, chosen), len(live) - 1)
-        error, gradient = jax.value_and_grad(loss)(network, at)
+        (_, errors), gradient = jax.value_and_grad(loss, has_aux=True)(network, at)
         direction, optimiser = _optimiser(config).update(gradient, optimiser)
-        return (jax.tree.map(lambda p, d: p - rate * d, network, direction), optimiser), error
+        return (jax.tree.map(lambda p, d: p - rate * d, network, direction), optimiser), errors
 
     carry, errors = jax.lax.scan(step, (state.network, state.optimiser), jax.random.split(key, config.gradient_steps))
-    return *carry, errors.mean()
+    return *carry, errors[0].mean(), errors[1].mean()
 
 
 def make_policy(config: Config, env: Env, state: State) -> DualQPolicy:
@@ -315,6 +330,12 @@ def train(
         resume=resume,
         progress=progress,
     )
+
+
+def _variance(values: jax.Array, where: jax.Array) -> jax.Array:
+    count = jnp.maximum(where.sum(), 1)
+    mean = jnp.where(where, values, 0.0).sum() / count
+    return jnp.maximum(jnp.where(where, jnp.square(values - mean), 0.0).sum() / count, 1e-8)
 
 
 def _optimiser(config: Config) -> optax.GradientTransformation:

@@ -10,6 +10,7 @@ from flax import struct
 
 from adarena.agents.fields import (
     COUNT,
+    NOT_NEGATIVE,
     POSITIVE,
     POSITIVE_OR_INFINITE,
     SHARE,
@@ -44,9 +45,12 @@ class Config:
         minibatch: Items at a time of a gradient step. Static.
         price_low: Least price of the budget in training, rewards for an even part of it; drawn anew every episode,
         price_high: and the highest, uniform between in logs.
+        pace: How far the price in training follows the budget's use: times ``exp(-pace x fund_pace)``.
         trace: ``lambda`` of the returns: 0 trusts the next value alone, 1 waits for the end.
         explore: Share of items and ticks whose choice is drawn at random; it falls linearly to
         explore_end: this one, over ``decay_steps``.
+        hold: Ticks that a random choice is held, on average: what one tick brings is too little to be told from luck.
+        cost_weight: Weight of the squared error of costs beside the cross entropy of rewards.
         learning_rate: Step size of Adam, falling linearly to zero over ``decay_steps``.
         max_gradient_norm: Gradients are clipped to this norm.
         decay_steps: Environment steps; infinite for no decay.
@@ -58,10 +62,13 @@ class Config:
     gradient_steps: int = _static(32)
     minibatch: int = _static(2048)
     price_low: float = 0.02
-    price_high: float = 2.0
-    trace: float = 0.8
-    explore: float = 0.3
-    explore_end: float = 0.05
+    price_high: float = 0.8
+    pace: float = 1.0
+    trace: float = 1.0
+    hold: float = 10.0
+    explore: float = 0.5
+    explore_end: float = 0.1
+    cost_weight: float = 0.2
     learning_rate: float = 1e-3
     max_gradient_norm: float = 10.0
     decay_steps: float = math.inf
@@ -113,9 +120,12 @@ _STATIC_RULES: dict[str, Rule] = {
 _NUMERIC_RULES: dict[str, Rule] = {
     "price_low": POSITIVE,
     "price_high": POSITIVE,
+    "pace": NOT_NEGATIVE,
     "trace": SHARE,
-    "explore": SHARE,
-    "explore_end": SHARE,
+    "hold": (lambda x: 1.0 <= x < float("inf"), "a finite number of at least 1"),
+    "explore": (lambda x: 0.0 <= x <= 0.9, "a number in [0, 0.9]"),
+    "explore_end": (lambda x: 0.0 <= x <= 0.9, "a number in [0, 0.9]"),
+    "cost_weight": POSITIVE,
     "learning_rate": POSITIVE,
     "max_gradient_norm": POSITIVE,
     "decay_steps": POSITIVE_OR_INFINITE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,11 +22,11 @@ _DEGREE = 3
 
 
 class QNetwork(nn.Module):
-    """Value of an item's state, and the coefficients of its action's polynomial.
+    """Two polynomials of an item's action: log odds of its reward, and its cost.
 
     Attributes:
         hidden: Widths of the hidden layers.
-        outputs: One, and the polynomial's terms.
+        outputs: The coefficients of both.
     """
 
     hidden: tuple[int, ...]
@@ -61,7 +61,7 @@ def terms(choices: tuple[tuple[float, ...], ...]) -> np.ndarray:
 
 def module_of(config: Config) -> QNetwork:
     """The network whose parameters a state holds."""
-    return QNetwork(config.hidden, 1 + terms(config.choices).shape[1])
+    return QNetwork(config.hidden, 2 * (1 + terms(config.choices).shape[1]))
 
 
 def inputs_of(moments: SetMoments, obs: jax.Array, log_price: jax.Array) -> jax.Array:
@@ -73,10 +73,38 @@ def inputs_of(moments: SetMoments, obs: jax.Array, log_price: jax.Array) -> jax.
     return jnp.concatenate([jnp.broadcast_to(shared, (*items.shape[:-1], shared.shape[-1])), items], -1)
 
 
-def values_of(config: Config, network: Any, inputs: jax.Array) -> jax.Array:
-    """Value of every choice, ``[..., K]``."""
+class Outlook(NamedTuple):
+    """What is expected of an item to its end, by choice; leaves of one shape, float32.
+
+    Attributes:
+        logit: Log odds of its reward, which is 1 or 0 in all (or lies between).
+        cost: Cost, in even parts of the budget.
+    """
+
+    logit: jax.Array
+    cost: jax.Array
+
+    def worth(self, log_price: jax.Array) -> jax.Array:
+        """Expected reward less the price of the cost."""
+        return nn.sigmoid(self.logit) - jnp.exp(log_price) * self.cost
+
+
+def outlook_of(config: Config, network: Any, inputs: jax.Array, choice: jax.Array | None = None) -> Outlook:
+    """The outlook of every choice ``[..., K]``, or of one each ``[...]``, for ``inputs [..., inputs]``."""
     out = module_of(config).apply({"params": network}, inputs)
-    return out[..., :1] + out[..., 1:] @ jnp.asarray(terms(config.choices)).T
+    basis = jnp.asarray(terms(config.choices))
+    basis = jnp.concatenate([jnp.ones((len(basis), 1)), basis], axis=1)
+    heads = jnp.split(out, 2, axis=-1)
+    if choice is None:
+        reward, cost = (head @ basis.T for head in heads)
+    else:
+        reward, cost = ((head * basis[choice]).sum(-1) for head in heads)
+    return Outlook(reward, nn.softplus(cost))
+
+
+def best_choice(config: Config, network: Any, inputs: jax.Array, log_price: jax.Array) -> jax.Array:
+    """The choice ``[..., L]`` of the greatest worth at prices ``[...]``."""
+    return outlook_of(config, network, inputs).worth(log_price[..., None, None]).argmax(-1)
 
 
 def action_of(table: jax.Array, layout: SetLayout, rest: jax.Array, obs: jax.Array, choice: jax.Array) -> jax.Array:
@@ -120,8 +148,8 @@ class DualQPolicy:
 
     jittable: ClassVar[bool] = True
     SPACE: ClassVar[dict[str, Bound]] = {
-        "price": Bound(0.02, 2.0, log=True, default=0.2),
-        "pace": Bound(0.0, 2.0, default=0.5),
+        "price": Bound(0.01, 1.0, log=True, default=0.1),
+        "pace": Bound(0.0, 2.0, default=1.0),
     }
 
     @classmethod
@@ -138,7 +166,7 @@ class DualQPolicy:
         low, high = jnp.log(self.price_low), jnp.log(self.price_high)
         log_price = jnp.clip(jnp.log(self.price) - self.pace * obs[self.pace_entry], low, high)
         config = Config(choices=self.choices, hidden=self.hidden)
-        choice = values_of(config, self.network, inputs_of(self.obs_moments, obs, log_price)).argmax(-1)
+        choice = best_choice(config, self.network, inputs_of(self.obs_moments, obs, log_price), log_price)
         table = jnp.asarray(self.choices, jnp.float32)
         layout = layout_by(self.obs_moments, obs)._replace(actions=table.shape[1])
         return carry, action_of(table, layout, self.resting_action, obs, choice)

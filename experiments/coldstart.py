@@ -58,7 +58,6 @@ class ColdStartExperiment:
             ``tune_episodes`` on the two numbers of its budget's price.
         dual_q_episodes: Episodes side by side in its training.
         dual_q_gradient_steps: Gradient steps an update.
-        dual_q_trace: ``lambda`` of its returns.
         dual_q_learning_rate: Its step size of Adam, falling linearly to zero.
         ppo_steps: Environment steps of a training seed of PPO.
         num_envs: Environments side by side in its training.
@@ -98,16 +97,15 @@ class ColdStartExperiment:
     rules: tuple[str, ...] = tuple(COLDSTART_RULES)
     tune_episodes: int = 256
     learners: tuple[str, ...] = ("ppo", "dual_q")
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: tuple[int, ...] = (0, 1, 2)
     network: NetworkKind = "deep_sets"
-    hidden: tuple[int, ...] = (32, 32)
+    hidden: tuple[int, ...] = (64, 64)
     initial_action: tuple[float, ...] = (-0.5, -0.95, 0.0)
-    dual_q_steps: int = 229_376
+    dual_q_steps: int = 344_064
     dual_q_episodes: int = 32
     dual_q_gradient_steps: int = 32
-    dual_q_trace: float = 0.8
     dual_q_learning_rate: float = 1e-3
-    ppo_steps: int = 114_688
+    ppo_steps: int = 229_376
     num_envs: int = 32
     rollout_length: int = 56
     minibatches: int = 4
@@ -119,7 +117,7 @@ class ColdStartExperiment:
     es_sigma: float = 0.05
     es_learning_rate: float = 0.03
     es_objective: tuple[tuple[str, float], ...] = (("success_rate", 1.0),)
-    markets: int = 16
+    markets: int = 32
     bound_markets: int = 2
     studies: tuple[str, ...] = STUDIES
     study_markets: int = 6
@@ -194,7 +192,6 @@ class ColdStartExperiment:
                 hidden=tuple(self.hidden),
                 episodes=self.dual_q_episodes,
                 gradient_steps=self.dual_q_gradient_steps,
-                trace=self.dual_q_trace,
                 learning_rate=self.dual_q_learning_rate,
                 decay_steps=float(self.dual_q_steps),
             )
@@ -255,7 +252,6 @@ PRESETS: dict[str, ColdStartExperiment] = {
     "paper": ColdStartExperiment(
         seeds=tuple(range(10)),
         tune_episodes=2048,
-        hidden=(64, 64),
         dual_q_steps=3_000_000,
         ppo_steps=3_000_000,
         num_envs=64,

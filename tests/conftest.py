@@ -17,3 +17,13 @@ def _programs_are_dropped() -> Iterator[None]:
 
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+    """For files whose episodes are so few that compiling them well takes longer than playing them badly."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -28,6 +28,8 @@ from adarena.envs.adapters.gymnasium import (
 from adarena.envs.adapters.vector import JaxVectorEnv
 from adarena.envs.core import Env
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IDS = sorted(adarena.envs.registered())
 MINE = minimal_env.ENV_ID
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ from adarena.experiments import (
 from adarena.experiments.statistics import Bootstrap, headroom_or_nan, relative_difference
 from adarena.experiments.store import RunFolder
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TINY = dataclasses.replace(
     coldstart.PRESETS["smoke"],
     rules=("none", "sbl"),
@@ -35,14 +36,6 @@ TINY = dataclasses.replace(
     frontier_tune=True,
     name="tiny",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """Episodes here are so small that compiling them well would take longer than playing them badly."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

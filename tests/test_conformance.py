@@ -19,6 +19,8 @@ import adarena.envs
 from adarena.envs import Entry, Env, StepResult
 from adarena.envs.testing import ConformanceError, check_env
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IDS = sorted(adarena.envs.registered())
 COUNTER = itertools.count()
 

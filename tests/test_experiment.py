@@ -13,6 +13,8 @@ from adarena.agents.rules import RULES
 from adarena.experiments import auctionnet, autobid, cli, collect, evaluate, protocol
 from adarena.experiments.store import RunFolder
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TINY = dataclasses.replace(
     autobid.PRESETS["smoke"],
     impressions=8,

@@ -15,6 +15,8 @@ import pytest
 import adarena.envs
 from adarena.envs.adapters.gymnax import GymnaxEnv, to_gymnax
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 MINE = minimal_env.ENV_ID
 IDS = sorted(adarena.envs.registered())
 

@@ -26,6 +26,8 @@ from adarena.experiments import cli, collect, lifecycle, lifecycle_tables, proto
 from adarena.experiments.statistics import iqm
 from adarena.experiments.store import RunFolder
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TINY = dataclasses.replace(
     lifecycle.PRESETS["smoke"],
     rivals=3,

@@ -15,6 +15,8 @@ import pytest
 from adarena.envs import make
 from adarena.envs.render import HEIGHT, WIDTH, day_so_far, draw_day
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TICKS = 6
 
 

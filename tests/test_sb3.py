@@ -20,6 +20,8 @@ from adarena.agents.policy import Policy
 from adarena.agents.sb3 import MlpPolicy, ObsNormaliser, SB3Policy, train_sb3
 from adarena.agents.sb3_vec_env import SB3VecEnv
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 MINE = minimal_env.ENV_ID
 IDS = sorted(adarena.envs.registered())
 SHORT: dict[str, dict[str, Any]] = {
