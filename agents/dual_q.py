@@ -191,8 +191,8 @@ def _play(
     assert layout is not None
     rest, batch, pace_entry = state.resting_action, config.episodes, _pace_entry(env, layout)
     key_reset, key_steps = jax.random.split(key)
-    start = jax.vmap(env.reset, (0, None))(jax.random.split(key_reset, batch), params)
-    start = (*start, jnp.full((batch, layout.items), -1))
+    obs, env_state = jax.vmap(env.reset, (0, None))(jax.random.split(key_reset, batch), params)
+    start = (obs, env_state, jnp.full((batch, layout.items), -1))
 
     def tick(carry: tuple[Any, ...], key: jax.Array) -> tuple[tuple[Any, ...], _Seen]:
         obs, before, held = carry
@@ -232,8 +232,9 @@ def _targets(config: Config, state: State, seen: _Seen, log_price: jax.Array) ->
 
     def returns(gained: jax.Array, best: jax.Array) -> jax.Array:
         nothing = jnp.zeros_like(best[0])
-        end = (nothing, nothing, jnp.zeros(nothing.shape, bool))
-        return jax.lax.scan(back, end, (gained, best, live), reverse=True)[1]
+        end: tuple[jax.Array, ...] = (nothing, nothing, jnp.zeros(nothing.shape, bool))
+        steps: tuple[jax.Array, ...] = (gained, best, live)
+        return jax.lax.scan(back, end, steps, reverse=True)[1]
 
     return returns(seen.reward, nn.sigmoid(best.logit)), returns(seen.cost, best.cost), live
 

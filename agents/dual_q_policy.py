@@ -91,7 +91,7 @@ class Outlook(NamedTuple):
 
 def outlook_of(config: Config, network: Any, inputs: jax.Array, choice: jax.Array | None = None) -> Outlook:
     """The outlook of every choice ``[..., K]``, or of one each ``[...]``, for ``inputs [..., inputs]``."""
-    out = module_of(config).apply({"params": network}, inputs)
+    out: Any = module_of(config).apply({"params": network}, inputs)
     basis = jnp.asarray(terms(config.choices))
     basis = jnp.concatenate([jnp.ones((len(basis), 1)), basis], axis=1)
     heads = jnp.split(out, 2, axis=-1)
