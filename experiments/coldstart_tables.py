@@ -33,11 +33,11 @@ _MEANS = (
 
 
 def using(scores: pl.DataFrame, name: str) -> dict[str, Any]:
-    """How a policy's intervals are made: training seeds are resampled for learners, markets for all others."""
+    """How a policy's intervals are made: markets are resampled, and of learners training seeds as well."""
     rows = scores.filter(pl.col("policy") == name)
     learner = rows["kind"][0] == "learner"
     first = rows.filter(pl.col("seed") == rows["seed"].min()).sort("case")
-    return {"markets": first["market"].to_numpy(), "options": Bootstrap(resample="seeds" if learner else "markets")}
+    return {"markets": first["market"].to_numpy(), "options": Bootstrap(resample="both" if learner else "markets")}
 
 
 def values(scores: pl.DataFrame, name: str, column: str = "success_rate") -> np.ndarray:
@@ -55,7 +55,7 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
     other's rate; the best is the rule with the highest rate) with intervals; ``gap_closed``, ``(policy - best rule) / (oracle -
     best rule)``, and ``gap_from_none``, the same from no support, with intervals; ``cost_share`` (charges over the twin's
     revenue), ``cost_vs_best`` (charges over the best rule's), ``revenue_loss`` with interval; means of the other metrics.
-    Intervals: 95 %; training seeds resampled for learners, markets for rules and oracle.
+    Intervals: 95 %; markets are resampled, and of learners training seeds as well (crossed).
     """
     compared = scores.filter(pl.col("kind") != "bound")
     top = best_rule(compared, "success_rate", MEAN)

@@ -1,6 +1,6 @@
 """Figure: share of launched ads that succeed, by definition of success (conversions required / days), all policies.
 
-95 % intervals: training seeds are resampled for learners, markets for rules and the oracle.
+95 % intervals: markets are resampled, and of learners training seeds as well.
 """
 
 from __future__ import annotations

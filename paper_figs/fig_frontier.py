@@ -1,7 +1,7 @@
 """Figure: success against exploration cost, a curve a policy, a point an exploration budget.
 
 Left: cost as the fund's charges over revenue without support; right: as the revenue that the platform loses against its twin.
-Bars are 95 % intervals of success: training seeds are resampled for learners, markets for rules and the oracle.
+Bars are 95 % intervals of success: markets are resampled, and of learners training seeds as well.
 """
 
 from __future__ import annotations
