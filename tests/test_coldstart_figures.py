@@ -24,6 +24,17 @@ def test_a_folder_says_whose_figures_it_holds(results: Path, tmp_path: Path) -> 
     assert make.figures_of(tmp_path) == make.FIGURES
 
 
+@pytest.mark.parametrize("name", ["coldstart", "lifecycle"])
+def test_committed_tables_have_the_columns_that_figures_read(name: str) -> None:
+    folder = make.style.DEFAULT_RESULTS.parent / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder.name}: the committed results are not installed with the package")
+    figures = make.figures_of(folder)
+    assert figures != make.FIGURES
+    for figure in figures:
+        assert len(make.style.read(folder, figure.TABLE, figure.COLUMNS)) > 0, figure.NAME
+
+
 def test_the_same_tables_give_the_same_bytes(results: Path, tmp_path: Path) -> None:
     first = make.draw_all(results, tmp_path / "a")
     assert sorted(p.name for p in first) == sorted(
