@@ -37,6 +37,7 @@ format: $(VENV)/.installed-dev  ## put style and format right where a tool can
 figures: $(VENV)/.installed  ## redraw every figure from results
 	$(BIN)/adarena figures
 	$(BIN)/adarena figures --results paper_figs/results/coldstart --out paper_figs/figures/coldstart
+	$(BIN)/adarena figures --results paper_figs/results/lifecycle --out paper_figs/figures/lifecycle
 
 bench: $(VENV)/.installed-dev  ## measure speed, Stable-Baselines3 included
 	$(BIN)/adarena bench
