@@ -14,7 +14,7 @@ import jax
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 _ALL_PROGRAMS = {"jax_persistent_cache_min_compile_time_secs": 0.0, "jax_persistent_cache_min_entry_size_bytes": -1}
-"""Building a market compiles some eighty small programs: each takes little time, together they take seconds."""
+"""Building a market and its first step compile small programs beside large ones; together they take a second."""
 
 
 def default_cache_directory() -> Path:

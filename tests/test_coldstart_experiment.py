@@ -47,7 +47,8 @@ def test_run_folder_holds_every_table(run: Path) -> None:
     folder = RunFolder.open(run)
     assert folder.status == "done"
     studies = {f"{name}{end}" for name in ("frontier", "sensitivity", "nulls", "ab") for end in ("", "_summary")}
-    assert {*studies, "scores", "summary", "tuning", "curves", "revenue", "posterior"} == set(folder.tables)
+    others = {"scores", "summary", "tuning", "learner_tuning", "curves", "revenue", "posterior"}
+    assert studies | others == set(folder.tables)
     scores = folder.read_table("scores")
     assert set(scores["policy"]) == {"none", "sbl", "dual_q", "oracle", "hindsight"}
     assert scores.height == 2 * (2 + 2 + 1) + 1  # markets of two rules, two training seeds, the oracle; one bound

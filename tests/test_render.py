@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from typing import Any
 
 import jax
@@ -90,12 +89,3 @@ def test_a_batch_is_refused() -> None:
     batch = state.replace(tick=jnp.zeros(2, jnp.int32))
     with pytest.raises(ValueError, match=r"state must be one episode.*\(2,\)"):
         draw_day(batch, params)
-
-
-def test_drawing_is_fast() -> None:
-    _, params, state = play(TICKS)
-    draw_day(state, params)  # fonts are read once
-    start = time.process_time()
-    for _ in range(3):
-        draw_day(state, params)
-    assert (time.process_time() - start) / 3 < 0.6  # about 0.15 on a quiet core
