@@ -232,6 +232,7 @@ PRESETS: dict[str, ColdStartExperiment] = {
         ticks_per_day=4,
         impressions=16,
         rules=("none", "constant_boost", "sbl"),
+        seeds=(0, 1),
         tune_episodes=64,
         hidden=(8, 8),
         dual_q_steps=1408,
