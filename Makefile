@@ -15,7 +15,7 @@ TYPECHECK := build/typecheck
 help:  ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-run: $(VENV)/.installed  ## install, then train, tune, compare and draw (about five minutes on two cores)
+run: $(VENV)/.installed  ## install, then train, tune, compare and draw (four to eight minutes on two cores)
 	$(BIN)/adarena run autobid
 
 test: $(VENV)/.installed-dev  ## install all that tests need, then run them
