@@ -17,6 +17,7 @@ from adarena.agents.fields import (
     WIDTHS,
     Rule,
     check_fields,
+    checked_config,
 )
 
 
@@ -92,13 +93,7 @@ def make_config(**changes: Any) -> Config:
         TypeError: A name is not a field.
         ValueError: A value is not allowed.
     """
-    unknown = sorted(set(changes) - set(Config.__dataclass_fields__))
-    if unknown:
-        names = ", ".join(Config.__dataclass_fields__)
-        raise TypeError(f"the config of dual_q has no field {unknown[0]!r}; fields: {names}")
-    config = Config(**changes)
-    config.validate()
-    return config
+    return checked_config(Config, "dual_q", changes)
 
 
 def _choices(value: Any) -> bool:

@@ -18,6 +18,7 @@ from adarena.agents.fields import (
     WIDTHS,
     Rule,
     check_fields,
+    checked_config,
     is_count,
     one_of,
 )
@@ -91,12 +92,7 @@ def make_config(**changes: Any) -> Config:
         TypeError: A name is not a field.
         ValueError: A value is not allowed.
     """
-    unknown = sorted(set(changes) - set(Config.__dataclass_fields__))
-    if unknown:
-        raise TypeError(f"ES's config has no field {unknown[0]!r}; fields: {', '.join(Config.__dataclass_fields__)}")
-    config = Config(**changes)
-    config.validate()
-    return config
+    return checked_config(Config, "ES", changes)
 
 
 def _objective(value: Any) -> bool:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import jax
 import numpy as np
+
+
+class Validated(Protocol):
+    """A configuration that can check itself."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def validate(self) -> None: ...  # noqa: D102
+
+
+C = TypeVar("C", bound=Validated)
 
 Rule = tuple[Callable[[Any], bool], str]
 """Whether a value is allowed, and what is allowed in words."""
@@ -31,6 +43,27 @@ def check_fields(config: Any, static: Mapping[str, Rule], numeric: Mapping[str, 
         value = getattr(config, name)
         if not isinstance(value, jax.core.Tracer) and not _all_numbers(value, accepts):
             raise ValueError(f"{name} must be {allowed}, got {value!r}")
+
+
+def checked_config(kind: type[C], owner: str, changes: Mapping[str, Any]) -> C:
+    """A configuration with some fields changed from their defaults, checked by its own ``validate``.
+
+    Args:
+        kind: Its class, a dataclass.
+        owner: Whose it is, for the message.
+        changes: Fields and values.
+
+    Raises:
+        TypeError: A name is not a field.
+        ValueError: A value is not allowed.
+    """
+    known = [field.name for field in dataclasses.fields(kind)]
+    unknown = sorted(set(changes) - set(known))
+    if unknown:
+        raise TypeError(f"{owner}'s config has no field {unknown[0]!r}; fields: {', '.join(known)}")
+    config = kind(**changes)
+    config.validate()
+    return config
 
 
 def _all_numbers(value: Any, accepts: Callable[[float], bool]) -> bool:

@@ -20,6 +20,7 @@ from adarena.agents.fields import (
     WIDTHS,
     Rule,
     check_fields,
+    checked_config,
     one_of,
 )
 from adarena.agents.networks import ACTIVATIONS
@@ -119,12 +120,7 @@ def make_config(**changes: Any) -> Config:
         TypeError: A name is not a field.
         ValueError: A value is not allowed.
     """
-    unknown = sorted(set(changes) - set(Config.__dataclass_fields__))
-    if unknown:
-        raise TypeError(f"PPO's config has no field {unknown[0]!r}; fields: {', '.join(Config.__dataclass_fields__)}")
-    config = Config(**changes)
-    config.validate()
-    return config
+    return checked_config(Config, "PPO", changes)
 
 
 def numeric_fields() -> tuple[str, ...]:
