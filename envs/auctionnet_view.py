@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
+from adarena.envs import pytree
 from adarena.envs.core import Entry
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ ENTRIES: tuple[Entry, ...] = (
 """The entries in AuctionNet's order; nothing is normalised."""
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class Seen:
     """Sums over the impressions of a tick, weights included, scalars; as a history ``[T]``. All float32.
 

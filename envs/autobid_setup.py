@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adarena.envs import pytree
 from adarena.envs.autobid_checks import TERMS, is_replay
 from adarena.envs.data.calibration import Calibration, auctionnet_facts
 from adarena.envs.market.normal_values import NormalBank, draw_counts, draw_moments, normal_bank
@@ -60,7 +60,7 @@ _TERMS = {
 }
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class Params:
     """Numbers of a market; float32 scalars unless said. Currency units are AuctionNet's (CPA targets near 100).
 

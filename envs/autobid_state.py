@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import flax.struct
 import jax
 
-from adarena.envs import rivals
+from adarena.envs import pytree, rivals
 from adarena.envs.auctionnet_view import Seen
 from adarena.envs.core import Key
 from adarena.envs.market.ledger import Accounts
 from adarena.envs.observation import History, Seat
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class State:
     """State of an episode. ``N`` advertisers, ``T`` ticks, ``C`` categories.
 

@@ -28,7 +28,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("base_target", "daily_impressions", "history_trials", "revenue_rate", "cpa_tolerance"), _POSITIVE),
     **dict.fromkeys(("mature_conversions", "new_budget"), _POSITIVE),
     **dict.fromkeys(
-        ("max_share", "content_quality", "user_share", "ad_share", "exposure", "delay_distribution"), _SHARE
+        ("max_share", "content_quality", "evidence", "user_share", "ad_share", "exposure", "delay_distribution"), _SHARE
     ),
     **dict.fromkeys(("exploration_budget", "max_bonus", "reserve"), _NOT_NEGATIVE),
     **dict.fromkeys(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adarena.envs import pytree
 from adarena.envs.coldstart_state import REPORTED_NEVER, Side, World
 from adarena.envs.market.arrivals import arrival_times
 from adarena.envs.market.posterior import Belief, Owners, RateModel, TrueRates, believe, draw_rates
@@ -43,6 +44,7 @@ _NUMBERS = {
     "ctr_own_sd": 0.35,
     "cvr_own_sd": 0.35,
     "content_quality": 0.3,
+    "evidence": 1.0,
     "history_trials": 60_000.0,
     "mature_lift": 0.7,
     "mature_bid_mean": 0.0,
@@ -60,7 +62,7 @@ _IMPRESSIONS_PER_AD = 700.0
 _RESERVE = 1e-4
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class Params:
     """Numbers of a market; float32 scalars unless said. Currency units are AuctionNet's (CPA targets near 100).
 
@@ -85,6 +87,8 @@ class Params:
         ctr_own_sd: The same of an ad's own factor on clicks per exposure.
         cvr_own_sd: The same on conversions per click.
         content_quality: Share of the own log factors' variance that content features explain.
+        evidence: Share of new ads' own clicks and conversions that predictions take in. At 0 the platform never learns from
+            them, which measures what learning is worth.
         history_trials: Median exposures of a mature ad before the episode.
         mature_lift: By how many standard deviations the own factors of mature ads are above those of launches: ads
             that are still there have been selected.
@@ -122,6 +126,7 @@ class Params:
     ctr_own_sd: jax.Array
     cvr_own_sd: jax.Array
     content_quality: jax.Array
+    evidence: jax.Array
     history_trials: jax.Array
     mature_lift: jax.Array
     mature_bid_mean: jax.Array
@@ -166,7 +171,7 @@ def default_params(env: ColdStart) -> Params:
         treated=jnp.ones(env.launched, bool),
         **{name: f32(value) for name, value in numbers.items()},
     )
-    return params.replace(revenue_rate=f32(_forecast(env, params)))  # type: ignore[attr-defined]
+    return dataclasses.replace(params, revenue_rate=f32(_forecast(env, params)))
 
 
 def _bank(env: ColdStart) -> Bank:
@@ -282,7 +287,7 @@ def draw_world(env: ColdStart, key: jax.Array, params: Params) -> World:
     )
     belief = predict(env, world, jnp.zeros((4, new), jnp.float32), params)
     scale = bid * target * belief.ctr.mean * belief.cvr.mean
-    return world.replace(scale=scale.at[env.mature :].set(0.0))  # type: ignore[attr-defined]
+    return dataclasses.replace(world, scale=scale.at[env.mature :].set(0.0))
 
 
 def _draw_truth(env: ColdStart, key: jax.Array, params: Params) -> tuple[tuple[TrueRates, TrueRates], jax.Array]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import flax.struct
 import jax
 
+from adarena.envs import pytree
 from adarena.envs.core import Key
 from adarena.envs.market.posterior import Owners, TrueRates
 
@@ -12,7 +12,7 @@ PENDING, SUCCEEDED, FAILED = 0, 1, 2
 """What became of a launched ad: its window has not closed, it succeeded and stays, it failed and has left."""
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class World:
     """What is fixed at reset. ``A = mature + launched`` ads, the launched ones last; ``L`` launched, ``T`` ticks.
 
@@ -53,7 +53,7 @@ class World:
     fund: jax.Array
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class Beliefs:
     """What the platform predicts of the new ads; ``[L]`` float32.
 
@@ -72,7 +72,7 @@ class Beliefs:
     cvr_shape: jax.Array
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class Side:
     """One market, with exploration or without (the twin). ``[L]`` float32 unless said; money in currency units.
 
@@ -129,7 +129,7 @@ class Side:
     price: jax.Array
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class State:
     """State of an episode.
 

@@ -173,7 +173,7 @@ def learn(env: ColdStart, world: World, side: Side, won: jax.Array, tick: jax.Ar
         singly = (report <= tick).sum(axis=1).astype(jnp.float32)
         # Beyond the conversions that are single events, as many are reported as of the clicks' conversions at large.
         singly = singly + jnp.maximum(conversion - number.size, 0.0) * known / jnp.maximum(click, 1.0)
-    beliefs = beliefs_of(env, world, jnp.stack([click, trials, singly, known]), params)
+    beliefs = beliefs_of(env, world, params.evidence * jnp.stack([click, trials, singly, known]), params)
     predicted = won * beliefs.ctr * beliefs.cvr
     return side.replace(  # type: ignore[attr-defined]
         click=click,

@@ -82,7 +82,7 @@ class Env:
     """Numeric fields that lie one level down in the parameters: name of the field -> name of what holds it."""
 
     def default_params(self) -> Any:
-        """Numbers of the environment, a pytree that `flax.struct.dataclass` made."""
+        """Numbers of the environment, a pytree that `adarena.envs.pytree.dataclass` (or flax's) made."""
         raise NotImplementedError
 
     def reset(self, key: Key, params: Any) -> tuple[jax.Array, Any]:

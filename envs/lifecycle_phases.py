@@ -17,9 +17,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
+
+from adarena.envs import pytree
 
 PHASES = ("understanding", "cold_start", "stable", "breakout")
 """Names of the phases, in order; the state holds the index."""
@@ -27,7 +28,7 @@ PHASES = ("understanding", "cold_start", "stable", "breakout")
 UNDERSTANDING, COLD_START, STABLE, BREAKOUT = range(4)
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class Phases:
     """Where a campaign stands.
 

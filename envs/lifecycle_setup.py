@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adarena.envs import pytree
 from adarena.envs.data.calibration import Calibration
 from adarena.envs.lifecycle_state import Campaign, Luck
 from adarena.envs.market.counts import draw_arrivals
@@ -81,7 +81,7 @@ NUMBERS = {
 _TERMS = {"reserve": 1e-4, "outside_price": 0.02}
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class Params:
     """Numbers of a campaign and its market; float32 scalars unless said. Money in AuctionNet's currency units.
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import flax.struct
 import jax
 
+from adarena.envs import pytree
 from adarena.envs.core import Key
 from adarena.envs.lifecycle_phases import Phases
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class Campaign:
     """What does not change in the life of a campaign. The policy sees none of it but what the observation shows.
 
@@ -32,7 +32,7 @@ class Campaign:
     lookalike: jax.Array
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class Luck:
     """What reset draws, the same whatever is done.
 
@@ -55,7 +55,7 @@ class Luck:
     delay: jax.Array
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class Creatives:
     """What has become of each creative; ``[V]`` float32.
 
@@ -72,7 +72,7 @@ class Creatives:
     age: jax.Array
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class History:
     """The campaign's days, tick by tick, zero for ticks to come; ``[T]`` float32.
 
@@ -87,7 +87,7 @@ class History:
     surplus: jax.Array
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class Last:
     """What the last tick was like; float32 scalars unless said.
 
@@ -110,7 +110,7 @@ class Last:
     price_last: jax.Array
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class State:
     """State of an episode.
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
+from adarena.envs import pytree
 from adarena.envs.core import Entry
 
 LANDSCAPE = (0.125, 0.25, 0.5, 0.707, 1.0, 1.414, 2.0, 4.0)
@@ -39,7 +39,7 @@ class Seat(NamedTuple):
     level: jax.Array
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class History:
     """What the seat has seen, tick by tick, zero for ticks to come; ``[T]`` float32 unless said.
 

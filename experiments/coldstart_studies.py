@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
+from adarena.agents.dual_q_policy import DualQPolicy
 from adarena.agents.ppo_policy import PPOPolicy
 from adarena.agents.rules.one_of import OneOf
 from adarena.agents.rules.placement import PlacementRule
@@ -125,17 +126,17 @@ def sizes_of(config: ColdStartExperiment, share: float) -> dict[str, int]:
 def resized(everyone: Contestants, env: Any) -> Contestants:
     """The policies for a market with another number of new ads: rules and networks of sets treat all ads alike."""
 
+    def tile(x: jax.Array) -> jax.Array:
+        return jnp.tile(x[:, : env.layout.actions], (1, env.layout.items))
+
     def fit(policy: Any) -> Any:
         if isinstance(policy, Blind):
             return dataclasses.replace(policy, policy=fit(policy.policy), shown=env.layout)
         if isinstance(policy, PlacementRule):
             return policy.replace(layout=policy.layout._replace(items=env.layout.items))  # type: ignore[attr-defined]
+        if isinstance(policy, DualQPolicy):
+            return policy.replace(resting_action=tile(policy.resting_action))  # type: ignore[attr-defined]
         if isinstance(policy, PPOPolicy) and policy.kind != "mlp":
-            actions = env.layout.actions
-
-            def tile(x: jax.Array) -> jax.Array:
-                return jnp.tile(x[:, :actions], (1, env.layout.items))
-
             ends = {name: tile(getattr(policy, name)) for name in ("action_low", "action_high", "resting_action")}
             return policy.replace(**ends)  # type: ignore[attr-defined]
         raise ValueError(f"network must be 'deep_sets' or 'attention' where new_shares are asked for, got {policy!r}")
@@ -147,13 +148,24 @@ def resized(everyone: Contestants, env: Any) -> Contestants:
 def nulls(config: ColdStartExperiment, everyone: Contestants) -> pl.DataFrame:
     """Scores where exploration can change nothing, and where there is nothing to learn.
 
-    ``no_budget``: without a fund all policies coincide. ``perfect_priors``: content features tell all of an ad's own factors.
-    ``default`` beside them.
+    ``no_budget``: without a fund all policies coincide. ``perfect_priors``: every rate is known from the first day, so
+    support subsidises and teaches nothing. ``default`` beside them. The last two also with ``evidence`` 0, where the
+    platform never learns from new ads' own events: what learning adds is the difference.
     """
     env, params = config.market()
-    settings = {"default": {}, "no_budget": {"exploration_budget": 0.0}, "perfect_priors": {"content_quality": 1.0}}
-    cases = cases_of(config.market_seed, config.study_markets, params, list(settings.values()))
-    labels = pl.DataFrame({"setting": range(len(settings)), "null": list(settings)})
+    known = {"content_quality": 1.0, "category_sd": 0.0, "advertiser_sd": 0.0}
+    settings = [
+        ("default", {"evidence": 1.0}),
+        ("default", {"evidence": 0.0}),
+        ("no_budget", {"evidence": 1.0, "exploration_budget": 0.0}),
+        ("perfect_priors", {"evidence": 1.0, **known}),
+        ("perfect_priors", {"evidence": 0.0, **known}),
+    ]
+    cases = cases_of(config.market_seed, config.study_markets, params, [setting for _, setting in settings])
+    evidence = [setting["evidence"] for _, setting in settings]
+    labels = pl.DataFrame(
+        {"setting": range(len(settings)), "null": [null for null, _ in settings], "evidence": evidence}
+    )
     return evaluate(env, params, everyone, cases, config.chunk).join(
         labels, on="setting", how="left", maintain_order="left"
     )

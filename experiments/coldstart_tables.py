@@ -170,15 +170,27 @@ def by_level(scores: pl.DataFrame, levels: Sequence[str]) -> pl.DataFrame:
 
 
 def summarise_nulls(scores: pl.DataFrame) -> pl.DataFrame:
-    """`by_level` of the nulls, with ``largest_difference``: of any metric in any market from no support."""
-    summary = by_level(scores, ("null",))
+    """`by_level` of the nulls and of whether the platform learns (``evidence``), with two columns more.
+
+    ``largest_difference``: of any metric in any market from no support. ``learned``, with interval: by how much more support
+    raises success where the platform learns from new ads' events than where it does not; the rest of the rise is subsidy.
+    """
+    summary = by_level(scores, ("null", "evidence"))
     metrics = ["success_rate", "success_20_7", "expected_conversions", "revenue", "welfare_gain", "exploration_cost"]
-    apart = []
+    apart, learned = [], []
     for row in summary.iter_rows(named=True):
-        part = scores.filter(pl.col("null") == row["null"])
-        gaps = [matrix(part, row["policy"], m) - matrix(part, "none", m) for m in metrics]
+        null, name = scores.filter(pl.col("null") == row["null"]), row["policy"]
+        part = null.filter(pl.col("evidence") == row["evidence"])
+        gaps = [matrix(part, name, m) - matrix(part, "none", m) for m in metrics]
         apart.append(max(float(np.abs(gap).max()) for gap in gaps))
-    return summary.with_columns(largest_difference=pl.Series(apart))
+        deaf = null.filter(pl.col("evidence") == 0.0)
+        taught: dict[str, Any] = {"learned": None, "learned_low": None, "learned_high": None}
+        if deaf.height and row["evidence"] == 1.0:
+            own, others = (values(part, who) - values(deaf, who) for who in (name, "none"))
+            taught = named("learned", paired_difference(own, others, MEAN, **using(part, name)))
+        learned.append(taught)
+    extra = pl.DataFrame(learned, schema=dict.fromkeys(("learned", "learned_low", "learned_high"), pl.Float64))
+    return pl.concat([summary.with_columns(largest_difference=pl.Series(apart)), extra], how="horizontal")
 
 
 def summarise_splits(sums: pl.DataFrame) -> pl.DataFrame:
@@ -242,7 +254,7 @@ SUMMARIES: dict[str, Callable[[pl.DataFrame], pl.DataFrame]] = {
 }
 """Summary of each study's table."""
 
-_LEVELS = {"frontier": ("exploration_budget",), "sensitivity": ("factor", "level"), "nulls": ("null",)}
+_LEVELS = {"frontier": ("exploration_budget",), "sensitivity": ("factor", "level"), "nulls": ("null", "evidence")}
 
 
 def study(name: str, summary: pl.DataFrame) -> Table:
@@ -252,7 +264,7 @@ def study(name: str, summary: pl.DataFrame) -> Table:
     table = Table(title=f"{name}: success and cost (%, 95 % intervals)")
     levels = _LEVELS[name]
     shown: tuple[str, ...] = ("success_rate", "vs_none", "cost_share", "revenue_loss")
-    shown += ("welfare_gain", "longrun_revenue_gain") if name == "nulls" else ()
+    shown += ("learned", "welfare_gain", "longrun_revenue_gain") if name == "nulls" else ()
     more = ("largest_difference",) if name == "nulls" else ()
     for column in (*levels, "policy", *shown, *more):
         table.add_column(column.replace("_", " "), justify="left" if column in (*levels, "policy") else "right")

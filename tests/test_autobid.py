@@ -65,7 +65,7 @@ def subject(**changes: Any) -> Subject:
 
     def episode(params: Any, key: jax.Array, actions: jax.Array, luck: jax.Array) -> dict[str, Any]:
         obs, state = env.reset(key, params)
-        state = state.replace(response=jax.random.fold_in(state.response, luck))
+        state = dataclasses.replace(state, response=jax.random.fold_in(state.response, luck))
 
         def step(state: State, action: jax.Array) -> tuple[State, Any]:
             result = env.step(key, state, action[None], params)

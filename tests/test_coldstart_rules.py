@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 from typing import Any
 
@@ -233,7 +234,7 @@ def test_chance_of_enough_conversions() -> None:
 
 
 def test_rescue_supports_whom_it_can_carry_over(market: tuple[ColdStart, Any], built: dict[str, PlacementRule]) -> None:
-    params = market[1].replace(exploration_budget=jnp.float32(0.05))
+    params = dataclasses.replace(market[1], exploration_budget=jnp.float32(0.05))
     rule = built["rescue"]
     context = {"log_required": float(np.log(10.0)), "window": 3.0 / 7.0}
     usual = {"age": 0.25, "score": float(np.log(0.2)), "conversions": 0.3, "reported": 0.2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -86,6 +87,6 @@ def test_without_a_target_the_day_has_no_cost_over_target() -> None:
 
 def test_a_batch_is_refused() -> None:
     _, params, state = play(0)
-    batch = state.replace(tick=jnp.zeros(2, jnp.int32))
+    batch = dataclasses.replace(state, tick=jnp.zeros(2, jnp.int32))
     with pytest.raises(ValueError, match=r"state must be one episode.*\(2,\)"):
         draw_day(batch, params)

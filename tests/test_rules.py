@@ -105,7 +105,7 @@ def test_rivals_and_the_rule_follow_the_same_law(market: tuple[Any, Any]) -> Non
         obs, state = env.reset(key, params)
         seat = state.seat.index
         control = jax.tree.map(lambda x: x.at[seat].set(0.0), state.control)
-        state = state.replace(kind=state.kind.at[seat].set(KINDS.index("min_pacing")), control=control)
+        state = dataclasses.replace(state, kind=state.kind.at[seat].set(KINDS.index("min_pacing")), control=control)
 
         def step(carry: Any, _: None) -> tuple[Any, tuple[jax.Array, jax.Array]]:
             obs, state, memory = carry

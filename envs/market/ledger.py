@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
+from adarena.envs import pytree
 
-@flax.struct.dataclass
+
+@pytree.dataclass
 class Accounts:
     """Every advertiser's books since the start of the episode; each field is ``[N]`` float32.
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adarena.envs import pytree
 from adarena.envs.market.counter import normals, normals_of
 from adarena.envs.market.traffic import Bank
 
@@ -35,7 +35,7 @@ class Moments(NamedTuple):
     sd: jax.Array
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class NormalBank:
     """Impressions whose values are drawn around `Moments`; stands where a `Bank` stands in the parameters.
 

@@ -27,14 +27,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
+
+from adarena.envs import pytree
 
 _LEAST_VARIANCE = 1e-6  # of a factor, relative: a prior that knows everything keeps finite shapes
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class RateModel:
     """How a rate varies over ads; float32 scalars.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
+from adarena.envs import pytree
 from adarena.envs.market.auction import (
     AuctionRules,
     Ranking,
@@ -24,7 +24,7 @@ from adarena.envs.market.traffic import Bank
 from adarena.envs.market.values import prediction_factor
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class Terms:
     """The platform's numbers; float32 scalars but where said.
 

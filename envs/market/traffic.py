@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from functools import partial
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adarena.envs import pytree
 from adarena.envs.data.calibration import Calibration
 from adarena.envs.market.values import ValueModel, draw_values
 
 
-@flax.struct.dataclass
+@pytree.dataclass
 class Bank:
     """Impressions in ``G`` blocks of ``M``, seen by ``N`` advertisers over ``T`` ticks a day.
 
