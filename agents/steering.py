@@ -8,7 +8,7 @@ and how many standard deviations up. What it does with multiplier, exploration a
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.struct
 import gymnasium
@@ -36,11 +36,9 @@ class Steering(LifecycleRule):
 
     policy: Any = None
 
-    NAMES: ClassVar[tuple[str, ...]] = ENTRIES
-
-    def control(self, key: jax.Array, memory: Any, obs: jax.Array) -> tuple[Any, Wish]:
-        """What the policy wants."""
-        raise NotImplementedError("Steering acts by its policy; see act")
+    def init(self, params: Any) -> Any:
+        """Memory at the start of a life: what actions stand for, and the policy's own."""
+        return super().init(params)[0], None if self.policy is None else self.policy.init(params)
 
     def act(self, key: jax.Array, carry: Any, obs: jax.Array) -> tuple[Any, jax.Array]:
         """Next memory and the action ``[3 + V]``."""

@@ -211,26 +211,31 @@ def params_of(
     **changes: Any,
 ) -> Params:
     """Fills in every number that does not depend on where the traffic comes from."""
-    numbers = {"seat": jnp.int32(-1), **_NUMBERS, "daily_impressions": daily_impressions, **changes}
+    numbers = {"seat": jax.device_put(np.int32(-1)), **_NUMBERS, "daily_impressions": daily_impressions, **changes}
     terms = {**_TERMS, **{name: numbers.pop(name) for name in TERMS if name in numbers}}
     exposure = np.maximum(1.0 - 0.2 * np.arange(env.slots), 0.2)
-    f32 = jnp.float32
+    f32 = _float32
     return Params(
         bank=bank,
         terms=Terms(
-            exposure=jnp.asarray(exposure, f32),
-            cascade=jnp.bool_(True),
-            void_at_reserve=jnp.bool_(terms.pop("void_at_reserve", False)),
+            exposure=f32(exposure),
+            cascade=jax.device_put(np.bool_(True)),
+            void_at_reserve=jax.device_put(np.bool_(terms.pop("void_at_reserve", False))),
             **{k: f32(v) for k, v in terms.items()},
         ),
-        category=jnp.asarray(category, jnp.int32),
-        base_budget=jnp.asarray(base_budget, f32),
-        base_target=jnp.asarray(base_target, f32),
-        base_worth=jnp.asarray(base_worth, f32),
-        rival_mix=jnp.full(len(KINDS), 1.0 / len(KINDS), f32),
-        delay_distribution=jnp.asarray(delay_distribution(env.ticks, 24.0 / env.ticks)),
+        category=jax.device_put(np.asarray(category, np.int32)),
+        base_budget=f32(base_budget),
+        base_target=f32(base_target),
+        base_worth=f32(base_worth),
+        rival_mix=f32(np.full(len(KINDS), 1.0 / len(KINDS))),
+        delay_distribution=f32(delay_distribution(env.ticks, 24.0 / env.ticks)),
         **{k: v if k == "seat" else f32(v) for k, v in numbers.items()},
     )
+
+
+def _float32(x: Any) -> jax.Array:
+    """Numbers on the device, as ``jnp.asarray`` puts them there but without compiling a program for each shape."""
+    return jax.device_put(np.asarray(x, np.float32))
 
 
 def _bank(env: AutoBid, category: np.ndarray, level: np.ndarray) -> Bank:
@@ -239,8 +244,8 @@ def _bank(env: AutoBid, category: np.ndarray, level: np.ndarray) -> Bank:
     if source != "synthetic":
         calibration = Calibration.load(path) if source == "calibration" else Calibration.default()
     model = ValueModel(
-        mean_ctr=jnp.asarray(_MEAN_CTR * np.sqrt(level), jnp.float32),
-        mean_cvr=jnp.asarray(_MEAN_CVR * np.sqrt(level), jnp.float32),
+        mean_ctr=_float32(_MEAN_CTR * np.sqrt(level)),
+        mean_cvr=_float32(_MEAN_CVR * np.sqrt(level)),
         spread=env.spread,
         correlation=env.correlation,
         category_correlation=env.category_correlation,

@@ -124,7 +124,7 @@ class ColdStartExperiment:
     ab_markets: int = 24
     frontier: tuple[float, ...] = (0.0, 0.005, 0.015, 0.04)
     frontier_tune: bool = False
-    new_shares: tuple[float, ...] = ()
+    new_shares: tuple[float, ...] = (0.15, 0.5)
     chunk: int = 64
     market_seed: int = 2025
     runs: str = "runs"
@@ -248,6 +248,7 @@ PRESETS: dict[str, ColdStartExperiment] = {
         study_markets=2,
         ab_markets=2,
         frontier=(0.0, 0.015),
+        new_shares=(),
         chunk=4,
     ),
     "paper": ColdStartExperiment(
@@ -265,7 +266,6 @@ PRESETS: dict[str, ColdStartExperiment] = {
         ab_markets=256,
         frontier=(0.0, 0.0025, 0.005, 0.01, 0.015, 0.03, 0.06),
         frontier_tune=True,
-        new_shares=(0.15, 0.5),
         name="coldstart-paper",
     ),
 }

@@ -18,8 +18,10 @@ from rich.console import Console
 from adarena import envs
 from adarena.agents import ppo
 from adarena.agents.rules.lifecycle import LIFECYCLE_RULES
+from adarena.agents.steering import ENTRIES, Steered, Steering
 from adarena.agents.tuner import plan_of
 from adarena.envs.core import Env
+from adarena.envs.lifecycle import Lifecycle
 from adarena.envs.lifecycle_oracle import oracle
 from adarena.envs.lifecycle_phases import PHASES
 from adarena.experiments import lifecycle_tables, protocol, tables
@@ -46,7 +48,7 @@ _POPULATION, _FINALISTS = 16, 4  # candidates of a generation and of the tuner's
 
 @dataclasses.dataclass(frozen=True)
 class LifecycleExperiment:
-    """The whole configuration of a run; defaults are made to finish in some minutes on two cores, most of it compiling.
+    """The whole configuration of a run; by default a training seed plays as many lives (2,048) as each rule's search.
 
     Attributes:
         rivals: Rivals of the campaign.
@@ -60,7 +62,7 @@ class LifecycleExperiment:
         tune_episodes: Lives that each rule's search may spend.
         seeds: Training seeds of PPO.
         hidden: Widths of the networks' hidden layers.
-        initial_action: Where it starts, on the action's scale of [-1, 1]: multiplier, exploration, width. All creatives alike.
+        initial_action: Where it starts, on the scale of [-1, 1]; a number for each of `adarena.agents.steering.ENTRIES`.
         train_steps: Environment steps of a training seed.
         num_envs: Environments side by side in its training.
         rollout_length: Ticks collected from each before an update.
@@ -83,16 +85,16 @@ class LifecycleExperiment:
     mechanism: str = "gsp"
     delay: bool = True
     rules: tuple[str, ...] = tuple(LIFECYCLE_RULES)
-    tune_episodes: int = 1024
+    tune_episodes: int = 2048
     seeds: tuple[int, ...] = (0, 1, 2)
     hidden: tuple[int, ...] = (64, 64)
-    initial_action: tuple[float, float, float] = (0.0, -0.8, -0.2)
-    train_steps: int = 768_000
+    initial_action: tuple[float, ...] = (-0.3, -0.8, 0.3, 0.8, 0.0)
+    train_steps: int = 491_520
     num_envs: int = 64
     rollout_length: int = 60
     minibatches: int = 4
     learning_rate: float = 1e-3
-    initial_log_std: float = -1.0
+    initial_log_std: float = -1.5
     lives: int = 64
     chunk: int = 64
     market_seed: int = 2025
@@ -112,8 +114,8 @@ class LifecycleExperiment:
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{field} must be a whole number of at least {least}, got {value!r}")
-        if len(self.initial_action) != 3 or not all(-1.0 <= x <= 1.0 for x in self.initial_action):
-            raise ValueError(f"initial_action must be three numbers in [-1, 1], got {self.initial_action!r}")
+        if len(self.initial_action) != len(ENTRIES) or not all(-1.0 <= x <= 1.0 for x in self.initial_action):
+            raise ValueError(f"initial_action must be {len(ENTRIES)} numbers in [-1, 1], got {self.initial_action!r}")
         if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds must be distinct and not negative, got {self.seeds!r}")
         plan_of(self.tune_episodes, finalists=_FINALISTS, **self.search())
@@ -133,7 +135,7 @@ class LifecycleExperiment:
         return ppo.make_config(
             hidden=tuple(self.hidden),
             activation="swish",
-            initial_action=(*self.initial_action, *([0.0] * self.creatives)),
+            initial_action=tuple(self.initial_action),
             num_envs=self.num_envs,
             rollout_length=self.rollout_length,
             minibatches=self.minibatches,
@@ -232,9 +234,11 @@ def tuned_rules(config: LifecycleExperiment, folder: RunFolder, console: Console
 
 
 def trained_learner(config: LifecycleExperiment, folder: RunFolder, resume: bool, console: Console) -> Any:
-    """PPO's policy, its states stacked over training seeds."""
+    """PPO's policy of the lifecycle, which it steers by five numbers, its states stacked over training seeds."""
     console.print("training PPO")
-    (env, params), settings = config.make(), config.learner_config()
+    (campaign, params), settings = config.make(), config.learner_config()
+    assert isinstance(campaign, Lifecycle)
+    env = Steered(campaign)
     states, curves = train_seeds(
         ppo,
         settings,
@@ -247,7 +251,7 @@ def trained_learner(config: LifecycleExperiment, folder: RunFolder, resume: bool
         resume=resume,
     )
     folder.write_table("curves", curves.with_columns(policy=pl.lit("ppo"), mechanism=pl.lit(config.mechanism)))
-    return ppo.make_policy(settings, env, states)
+    return dataclasses.replace(Steering.build(campaign), policy=ppo.make_policy(settings, env, states))
 
 
 def evaluate(config: LifecycleExperiment, everyone: Contestants, console: Console) -> Evaluation:

@@ -34,8 +34,8 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
     Columns: ``score`` (IQM over lives, conversions of a life under the target) with ``score_low``, ``score_high``;
     ``difference`` to the best rule, paired, with interval; ``headroom``, ``(policy - best rule) / (oracle - best rule)``, with
     interval; ``headroom_bound``, the same against hindsight's bound, its estimate; ``success_PHASE``, share of lives in which
-    the phase was passed, with interval; means of the other metrics. Intervals: 95 %; training seeds resampled for learners,
-    lives for rules and oracle. Hindsight: prices as the best rule's run met them.
+    the phase was passed, with interval; means of the other metrics. Intervals: 95 %; lives resampled, and for learners
+    training seeds as well. Hindsight: prices as the best rule's run met them.
     """
     top = best_rule(scores)
     best, oracle, bound = (

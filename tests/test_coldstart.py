@@ -92,6 +92,33 @@ def test_without_a_fund_all_policies_coincide() -> None:
     assert float(neutral[0].side.fund_spent.max()) == 0.0
 
 
+def test_a_platform_that_takes_in_no_evidence_predicts_what_it_did_at_launch() -> None:
+    env, params = market(record=True)
+    actions = jnp.tile(jnp.asarray([-0.6, -1.0, 0.0]), env.launched)
+    deaf = play(env, params.replace(evidence=jnp.float32(0.0)), actions)[0]  # type: ignore[attr-defined]
+    first = jax.jit(jax.vmap(lambda key: env.reset(key, params)[1]))(jax.random.split(jax.random.key(0), EPISODES))
+    for belief, at_launch in zip(*(jax.tree.leaves(x.side.beliefs) for x in (deaf, first)), strict=True):
+        np.testing.assert_allclose(belief, at_launch, rtol=1e-5)
+    heard = played("bonus")[0]
+    assert float(np.abs(np.asarray(heard.side.beliefs.ctr / deaf.side.beliefs.ctr) - 1.0).mean()) > 0.05
+    assert float(np.asarray(deaf.side.click).sum()) > 0.0  # there was something to hear
+
+
+def test_where_every_rate_is_known_evidence_changes_nothing() -> None:
+    """What support brings then is subsidy; there is nothing to learn."""
+    env, params = market(record=True)
+    known = {
+        name: jnp.float32(value)
+        for name, value in (("content_quality", 1.0), ("category_sd", 0.0), ("advertiser_sd", 0.0))
+    }
+    params = params.replace(**known)  # type: ignore[attr-defined]
+    actions = jnp.tile(jnp.asarray([-0.6, -1.0, 0.0]), env.launched)
+    heard, deaf = (play(env, params.replace(evidence=jnp.float32(x)), actions) for x in (1.0, 0.0))  # type: ignore[attr-defined]
+    np.testing.assert_allclose(heard[0].side.beliefs.ctr, deaf[0].side.beliefs.ctr, rtol=1e-3)
+    np.testing.assert_allclose(heard[4]["success_rate"], deaf[4]["success_rate"], atol=1e-6)
+    np.testing.assert_allclose(heard[4]["expected_conversions"], deaf[4]["expected_conversions"], rtol=5e-3)
+
+
 def test_the_twin_is_the_market_under_neutral_actions() -> None:
     last = played("neutral")[0]
     same(last.side, last.twin)

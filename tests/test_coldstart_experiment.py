@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from adarena.agents import dual_q, ppo
 from adarena.experiments import (
     cli,
     coldstart,
@@ -78,8 +79,24 @@ def test_no_support_equals_its_twin_and_costs_nothing(run: Path) -> None:
 def test_without_a_budget_all_policies_coincide(run: Path) -> None:
     nulls = RunFolder.open(run).read_table("nulls_summary")
     assert nulls.filter(pl.col("null") == "no_budget")["largest_difference"].to_list() == [0.0] * 4
+    assert nulls.filter(pl.col("null") == "no_budget")["learned"].to_list() == [None] * 4
     frontier = RunFolder.open(run).read_table("frontier").filter(pl.col("exploration_budget") == 0.0)
     assert frontier.group_by("market").agg(pl.col("success_rate", "revenue").n_unique())["revenue"].to_list() == [1, 1]
+
+
+def test_what_learning_adds_is_the_difference_of_differences(run: Path) -> None:
+    folder = RunFolder.open(run)
+    scores, nulls = folder.read_table("nulls"), folder.read_table("nulls_summary")
+    rate = {key: rows["success_rate"].mean() for key, rows in scores.group_by("null", "evidence", "policy")}
+    shown = nulls.filter((pl.col("evidence") == 1.0) & (pl.col("null") != "no_budget"))
+    assert shown.height == 2 * 4
+    for row in shown.iter_rows(named=True):
+        null, name = row["null"], row["policy"]
+        heard, deaf = (rate[null, x, name] - rate[null, x, "none"] for x in (1.0, 0.0))
+        assert row["learned"] == pytest.approx(heard - deaf, abs=1e-9)
+        assert row["learned_low"] <= row["learned"] <= row["learned_high"]
+    known = nulls.filter(pl.col("null") == "perfect_priors")
+    assert known["learned"].drop_nulls().abs().max() == 0.0
 
 
 def test_sensitivity_moves_one_thing_at_a_time(run: Path) -> None:
@@ -270,11 +287,29 @@ def test_only_oracles_see_the_truth() -> None:
         assert (kind == "oracle") == bool((one != other).any()), name
 
 
+def untrained(name: str) -> Any:
+    """A learner's policy for the tiny market, two seeds of it, all numbers alike."""
+    algorithm: Any = {"ppo": ppo, "dual_q": dual_q}[name]
+    (env, params), config = TINY.make(), TINY.learner_config(name)
+
+    def fill(leaf: Any) -> jax.Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.split(jax.random.key(0), (2, *leaf.shape))
+        return jnp.full((2, *leaf.shape), 0.3, leaf.dtype)
+
+    shapes = jax.eval_shape(lambda key: algorithm.init(config, env, params, key), jax.random.key(0))
+    return algorithm.make_policy(config, env, jax.tree.map(fill, shapes))
+
+
 def test_new_ads_of_another_number() -> None:
     sizes = coldstart_studies.sizes_of(TINY, 0.5)
     assert sizes == {"mature": 9, "launched": 9}
-    other, params = TINY.market(**sizes)
-    moved = coldstart_studies.resized(some_rules(*TINY.market()), other)
-    policy = jax.tree.map(lambda x: x[2], moved.policies)
+    (env, _), (other, params) = TINY.market(), TINY.market(**sizes)
+    rules = {name: coldstart.COLDSTART_RULES[name].build(TINY.make()[0]) for name in ("none", "ucb")}
+    oracles = {name: kind.build(env) for name, kind in coldstart.ORACLES.items()}
+    learners = {name: untrained(name) for name in ("ppo", "dual_q")}
+    moved = coldstart_studies.resized(coldstart_eval.contestants(env, rules, learners, (0, 1), oracles), other)
     obs = jnp.zeros(other.observation_space(params).shape)
-    assert policy.act(jax.random.key(0), policy.init(params), obs)[1].shape == other.action_space(params).shape
+    for row in range(len(moved.who)):
+        policy = jax.tree.map(lambda x, row=row: x[row], moved.policies)
+        assert policy.act(jax.random.key(0), policy.init(params), obs)[1].shape == other.action_space(params).shape

@@ -183,8 +183,8 @@ BAD = [
     ({"lives": 1}, "lives must be a whole number of at least 2, got 1"),
     ({"chunk": 0}, "chunk must be a whole number of at least 1, got 0"),
     ({"tune_episodes": 20}, "budget must be at least 43 episodes .*got 20"),
-    ({"initial_action": (0.0, 0.0)}, "initial_action must be three numbers"),
-    ({"initial_action": (0.0, 0.0, 2.0)}, "initial_action must be three numbers"),
+    ({"initial_action": (0.0, 0.0)}, "initial_action must be 5 numbers"),
+    ({"initial_action": (0.0, 0.0, 0.0, 0.0, 2.0)}, "initial_action must be 5 numbers"),
     ({"learning_rate": -1.0}, "learning_rate must be .*got -1.0"),
 ]
 

@@ -110,11 +110,11 @@ def generated_bank(
         level=level,
         worth=worth,
         outside=outside,
-        weight=jnp.asarray(np.ones(square, np.float32)),
-        first=jnp.asarray(np.zeros(ticks, np.int32)),
-        last=jnp.asarray(np.full(ticks, blocks, np.int32)),
-        daily=jnp.asarray(np.asarray(daily, np.float32)),
-        ctr_factor=jnp.asarray(np.asarray(ctr_factor, np.float32)),
+        weight=jax.device_put(np.ones(square, np.float32)),
+        first=jax.device_put(np.zeros(ticks, np.int32)),
+        last=jax.device_put(np.full(ticks, blocks, np.int32)),
+        daily=jax.device_put(np.asarray(daily, np.float32)),
+        ctr_factor=jax.device_put(np.asarray(ctr_factor, np.float32)),
     )
 
 
