@@ -51,8 +51,9 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
     """The comparison: one row a policy and one for hindsight, best first.
 
     Columns: ``success_rate``, ``success_20_7``, ``success_50_7`` with ``_low`` and ``_high``; ``success_iqm``; ``vs_none``
-    (difference, a share: 0.01 is one percentage point), ``vs_none_relative`` and ``vs_best_relative`` (difference over the
-    other's rate; the best is the rule with the highest rate) with intervals; ``gap_closed``, ``(policy - best rule) / (oracle -
+    (difference, a share: 0.01 is one percentage point), ``vs_none_relative``, ``vs_best_relative`` and ``vs_sbl_relative``
+    (difference over the other's rate; the best is the rule with the highest rate, SBL the published one, if it is there)
+    with intervals; ``gap_closed``, ``(policy - best rule) / (oracle -
     best rule)``, and ``gap_from_none``, the same from no support, with intervals; ``cost_share`` (charges over the twin's
     revenue), ``cost_vs_best`` (charges over the best rule's), ``revenue_loss`` with interval; means of the other metrics.
     Intervals: 95 %; markets are resampled, and of learners training seeds as well (crossed).
@@ -60,8 +61,10 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
     compared = scores.filter(pl.col("kind") != "bound")
     top = best_rule(compared, "success_rate", MEAN)
     best, none, oracle = (values(compared, name) for name in (top, "none", "oracle"))
+    names = compared["policy"].unique(maintain_order=True).to_list()
+    others = {"none": none, "best": best} | ({"sbl": values(compared, "sbl")} if "sbl" in names else {})
     rows = []
-    for name in compared["policy"].unique(maintain_order=True):
+    for name in names:
         mine, how = values(compared, name), using(compared, name)
         kind = compared.filter(pl.col("policy") == name)["kind"][0]
         row: dict[str, Any] = {"policy": name, "kind": kind, "seeds": len(mine) if mine.ndim > 1 else 0}
@@ -69,8 +72,8 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
             row |= named(column, stratified_bootstrap(values(compared, name, column), MEAN, **how))
         row["success_iqm"] = float(iqm(mine))
         row |= named("vs_none", paired_difference(mine, none, MEAN, **how))
-        row |= named("vs_none_relative", relative_difference(mine, none, MEAN, **how))
-        row |= named("vs_best_relative", relative_difference(mine, best, MEAN, **how))
+        for other, theirs in others.items():
+            row |= named(f"vs_{other}_relative", relative_difference(mine, theirs, MEAN, **how))
         row |= named("gap_closed", headroom_or_nan(mine, best, oracle, MEAN, **how))
         row |= named("gap_from_none", headroom_or_nan(mine, none, oracle, MEAN, **how))
         row |= _means(compared, name, top)
@@ -102,14 +105,14 @@ def comparison(summary: pl.DataFrame) -> tuple[Table, Table]:
     styles = {"learner": "bold", "oracle": "dim", "bound": "dim"}
     first = Table(title="Success of launched ads, 95 % intervals")
     second = Table(title="What it costs, against the same markets without support (%)")
-    head = ("policy", "success [%]", "vs none [points]", "vs none [%]", "vs best rule [%]", "gap to oracle [%]")
+    head = ("policy", "success [%]", "vs none [points]", "vs none [%]", "vs SBL [%]", "vs best rule [%]", "gap to oracle [%]")
     for table, names in ((first, (*head, "20/7 [%]", "50/7 [%]")), (second, _COSTS)):
         for name in names:
             table.add_column(name, justify="left" if name == "policy" else "right", no_wrap=name == "policy")
     for row in summary.iter_rows(named=True):
         style = styles.get(row["kind"], "")
         cells = [percent(row, "success_rate"), percent(row, "vs_none", sign=True)]
-        cells += [percent(row, f"{name}_relative", sign=True, digits=0) for name in ("vs_none", "vs_best")]
+        cells += [percent(row, f"{name}_relative", sign=True, digits=0) for name in ("vs_none", "vs_sbl", "vs_best")]
         cells += [percent(row, "gap_closed", digits=0), *(percent(row, name) for name in _SUCCESS[1:])]
         first.add_row(row["policy"], *cells, style=style)
         if row["kind"] == "bound":
