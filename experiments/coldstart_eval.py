@@ -28,7 +28,7 @@ METRICS = (
 
 FIELDS = (
     *("exploration_budget", "content_quality", "mature_bid_mean", "revenue_rate", "delay_distribution"),
-    *("ad_share", "user_share"),
+    *("ad_share", "user_share", "evidence", "category_sd", "advertiser_sd"),
 )
 """Parameters that a case sets. All of them always, so that every study runs the same compiled program."""
 
@@ -167,7 +167,13 @@ def cases_of(
         markets: Number of markets.
         params: Parameters, for what a setting leaves as it is.
         settings: Some of `FIELDS` and their values; the table's column ``setting`` is the place in this list.
+
+    Raises:
+        ValueError: A setting names none of `FIELDS`: it would change nothing.
     """
+    unknown = sorted({name for setting in settings for name in setting} - set(FIELDS))
+    if unknown:
+        raise ValueError(f"settings must be of {', '.join(FIELDS)}, got {unknown[0]!r}")
     keys, table = protocol.draw_grid(market_seed, markets, {"setting": range(len(settings))})
     at = table["setting"].to_numpy()
     fields = {

@@ -105,7 +105,15 @@ def comparison(summary: pl.DataFrame) -> tuple[Table, Table]:
     styles = {"learner": "bold", "oracle": "dim", "bound": "dim"}
     first = Table(title="Success of launched ads, 95 % intervals")
     second = Table(title="What it costs, against the same markets without support (%)")
-    head = ("policy", "success [%]", "vs none [points]", "vs none [%]", "vs SBL [%]", "vs best rule [%]", "gap to oracle [%]")
+    head = (
+        "policy",
+        "success [%]",
+        "vs none [points]",
+        "vs none [%]",
+        "vs SBL [%]",
+        "vs best rule [%]",
+        "gap to oracle [%]",
+    )
     for table, names in ((first, (*head, "20/7 [%]", "50/7 [%]")), (second, _COSTS)):
         for name in names:
             table.add_column(name, justify="left" if name == "policy" else "right", no_wrap=name == "policy")

@@ -97,6 +97,8 @@ def test_what_learning_adds_is_the_difference_of_differences(run: Path) -> None:
         assert row["learned_low"] <= row["learned"] <= row["learned_high"]
     known = nulls.filter(pl.col("null") == "perfect_priors")
     assert known["learned"].drop_nulls().abs().max() == 0.0
+    money = {key: rows["revenue_twin"].sum() for key, rows in scores.group_by("null", "evidence")}
+    assert money["default", 1.0] != money["default", 0.0]  # the platform bids by what it predicts
 
 
 def test_sensitivity_moves_one_thing_at_a_time(run: Path) -> None:
@@ -285,6 +287,12 @@ def test_only_oracles_see_the_truth() -> None:
         key, carry = jax.random.key(0), policy.init(params)
         one, other = (policy.act(key, carry, env.layout.join(context, x))[1] for x in (items, lied_to))
         assert (kind == "oracle") == bool((one != other).any()), name
+
+
+def test_a_setting_that_would_change_nothing_is_refused() -> None:
+    _, params = TINY.make()
+    with pytest.raises(ValueError, match=r"settings must be of exploration_budget.*got 'content'"):
+        coldstart_eval.cases_of(0, 1, params, [{}, {"content": 1.0}])
 
 
 def untrained(name: str) -> Any:
