@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adarena.agents.rules.lifecycle_base import LifecycleRule, Ranges, Wish
-from adarena.envs.core import Entry, Env, Key, StepResult
+from adarena.agents.rules.lifecycle_base import LifecycleRule, Ranges, Wish, ranges_of
+from adarena.envs.core import Key, StepResult, Wrapper
 from adarena.envs.lifecycle import Lifecycle
 
 ENTRIES = ("multiplier", "exploration", "width", "sharpness", "bonus")
@@ -38,7 +38,7 @@ class Steering(LifecycleRule):
 
     def init(self, params: Any) -> Any:
         """Memory at the start of a life: what actions stand for, and the policy's own."""
-        return super().init(params)[0], None if self.policy is None else self.policy.init(params)
+        return ranges_of(params), self.policy.init(params)
 
     def act(self, key: jax.Array, carry: Any, obs: jax.Array) -> tuple[Any, jax.Array]:
         """Next memory and the action ``[3 + V]``."""
@@ -51,17 +51,16 @@ class Steering(LifecycleRule):
         a = jnp.clip(steering, -1.0, 1.0)
         part = 0.5 * (a + 1.0)
         sharpness = _LEAST_SHARPNESS * (_MOST_SHARPNESS / _LEAST_SHARPNESS) ** part[3]
-        upper = self.read_creatives(obs, "mean") + _MOST_BONUS * a[4] * self.read_creatives(obs, "spread")
         return Wish(
             log_multiplier=a[0] * ranges.log_multiplier,
             exploration=jnp.square(part[1]) * ranges.exploration,
             width=ranges.width + part[2] * (1.0 - ranges.width),
-            weights=sharpness * upper,
+            weights=self.greedy(obs, sharpness, _MOST_BONUS * a[4]),
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class Steered(Env):
+class Steered(Wrapper):
     """The lifecycle with steering actions.
 
     Attributes:
@@ -70,15 +69,6 @@ class Steered(Env):
 
     env: Lifecycle
 
-    @property
-    def OBSERVATION(self) -> tuple[Entry, ...]:  # type: ignore[override]  # noqa: N802
-        """The lifecycle's entries."""
-        return self.env.OBSERVATION
-
-    def default_params(self) -> Any:
-        """The lifecycle's parameters."""
-        return self.env.default_params()
-
     def reset(self, key: Key, params: Any) -> tuple[jax.Array, Any]:
         """Launches a campaign; the state keeps what was seen last, by which creatives are weighed."""
         obs, state = self.env.reset(key, params)
@@ -86,20 +76,11 @@ class Steered(Env):
 
     def step(self, key: Key, state: Any, action: jax.Array, params: Any) -> StepResult:
         """One tick under a steering action ``[5]``."""
-        inner, seen = state
-        rule = Steering.build(self.env)
-        ranges = rule.init(params)[0]
-        result = self.env.step(key, inner, ranges.action(rule.wish(ranges, action, seen)), params)
+        (inner, seen), ranges = state, ranges_of(params)
+        wish = Steering.build(self.env).wish(ranges, action, seen)
+        result = self.env.step(key, inner, ranges.action(wish), params)
         return result._replace(state=(result.state, result.obs))
-
-    def observation_space(self, params: Any) -> gymnasium.Space:
-        """The lifecycle's."""
-        return self.env.observation_space(params)
 
     def action_space(self, params: Any) -> gymnasium.Space:
         """``Box(-1, 1, (5,))``."""
         return gymnasium.spaces.Box(-1.0, 1.0, (len(ENTRIES),), np.float32)
-
-    def max_steps(self, params: Any) -> int:
-        """The lifecycle's bound."""
-        return self.env.max_steps(params)

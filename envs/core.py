@@ -111,11 +111,8 @@ class Env:
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoReset(Env):
-    """Starts a new episode in the step that ends one, and keeps what the old one showed last.
-
-    ``step`` adds ``info["final_obs"]``: the observation of the state that the action led to, before any reset (equal to
-    ``obs`` where the episode goes on). The key of a step is split: one half for the step, the other for the reset.
+class Wrapper(Env):
+    """An environment that changes something of another one; what a subclass does not define is the inner one's.
 
     Attributes:
         env: The environment underneath.
@@ -137,14 +134,8 @@ class AutoReset(Env):
         return self.env.reset(key, params)
 
     def step(self, key: Key, state: Any, action: jax.Array, params: Any) -> StepResult:
-        """Advances one tick and resets where the episode ended."""
-        key_step, key_reset = jax.random.split(key)
-        obs, state, reward, terminated, truncated, info = self.env.step(key_step, state, action, params)
-        done = terminated | truncated
-        first_obs, first_state = self.env.reset(key_reset, params)
-        next_state = jax.tree.map(lambda new, old: jnp.where(done, new, old), first_state, state)
-        next_obs = jnp.where(done, first_obs, obs)
-        return StepResult(next_obs, next_state, reward, terminated, truncated, {**info, "final_obs": obs})
+        """Advances one tick."""
+        return self.env.step(key, state, action, params)
 
     def observation_space(self, params: Any) -> gymnasium.Space:
         """The inner environment's space."""
@@ -157,6 +148,25 @@ class AutoReset(Env):
     def max_steps(self, params: Any) -> int:
         """The inner environment's bound."""
         return self.env.max_steps(params)
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoReset(Wrapper):
+    """Starts a new episode in the step that ends one, and keeps what the old one showed last.
+
+    ``step`` adds ``info["final_obs"]``: the observation of the state that the action led to, before any reset (equal to
+    ``obs`` where the episode goes on). The key of a step is split: one half for the step, the other for the reset.
+    """
+
+    def step(self, key: Key, state: Any, action: jax.Array, params: Any) -> StepResult:
+        """Advances one tick and resets where the episode ended."""
+        key_step, key_reset = jax.random.split(key)
+        obs, state, reward, terminated, truncated, info = self.env.step(key_step, state, action, params)
+        done = terminated | truncated
+        first_obs, first_state = self.env.reset(key_reset, params)
+        next_state = jax.tree.map(lambda new, old: jnp.where(done, new, old), first_state, state)
+        next_obs = jnp.where(done, first_obs, obs)
+        return StepResult(next_obs, next_state, reward, terminated, truncated, {**info, "final_obs": obs})
 
 
 def box_of(entries: tuple[Entry, ...]) -> gymnasium.spaces.Box:

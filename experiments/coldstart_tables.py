@@ -53,9 +53,9 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
     Columns: ``success_rate``, ``success_20_7``, ``success_50_7`` with ``_low`` and ``_high``; ``success_iqm``; ``vs_none``
     (difference, a share: 0.01 is one percentage point), ``vs_none_relative``, ``vs_best_relative`` and ``vs_sbl_relative``
     (difference over the other's rate; the best is the rule with the highest rate, SBL the published one, if it is there)
-    with intervals; ``gap_closed``, ``(policy - best rule) / (oracle -
-    best rule)``, and ``gap_from_none``, the same from no support, with intervals; ``cost_share`` (charges over the twin's
-    revenue), ``cost_vs_best`` (charges over the best rule's), ``revenue_loss`` with interval; means of the other metrics.
+    with intervals; ``gap_closed``, ``(policy - best rule) / (oracle - best rule)``, and ``gap_from_none``, the same from no
+    support, with intervals; ``cost_share`` (charges over the twin's revenue), ``cost_vs_best`` (charges over the best
+    rule's), ``revenue_loss`` with interval; means of the other metrics.
     Intervals: 95 %; markets are resampled, and of learners training seeds as well (crossed).
     """
     compared = scores.filter(pl.col("kind") != "bound")

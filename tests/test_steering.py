@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from adarena import envs
+from adarena.agents.rules.lifecycle_base import ranges_of
 from adarena.agents.steering import ENTRIES, Steered, Steering
 from adarena.envs.lifecycle import Lifecycle
 
@@ -49,7 +50,7 @@ def test_what_five_numbers_mean() -> None:
     env, params = campaign()
     obs = env.reset(jax.random.key(0), params)[0]
     rule = Steering.build(env)
-    ranges = rule.init(params)[0]
+    ranges = ranges_of(params)
     low, middle, high = (rule.wish(ranges, jnp.full(5, a), obs) for a in (-1.0, 0.0, 1.0))
     multiplier = float(np.log(params.max_multiplier))
     np.testing.assert_allclose([w.log_multiplier for w in (low, middle, high)], [-multiplier, 0.0, multiplier])

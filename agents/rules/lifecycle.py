@@ -290,7 +290,7 @@ class Chained(LifecycleRule):
         widths = [self.try_width, self.start_width, self.hold_width + tired, self.grow_width + tired]
         width = jnp.clip(jnp.stack([jnp.asarray(x) for x in widths])[phase], 0.05, 1.0)
         bonus = jnp.where(phase == COLD_START, self.start_bonus, 0.0)
-        upper = self.sharpness * (self.read_creatives(obs, "mean") + bonus * self.read_creatives(obs, "spread"))
+        upper = self.greedy(obs, self.sharpness, bonus)
         weights = jnp.where(phase == UNDERSTANDING, self.thompson(key, obs, self.try_spread), upper)
         exploration = jnp.where(phase == UNDERSTANDING, self.try_exploration, self.exploration)
         return Level(level, width, phase), Wish(level + self.brake(obs, self.brake_gain), exploration, width, weights)

@@ -48,6 +48,16 @@ class Ranges(NamedTuple):
         return jnp.clip(jnp.concatenate(parts), -1.0, 1.0).astype(jnp.float32)
 
 
+def ranges_of(params: Any) -> Ranges:
+    """What actions stand for under the parameters of a lifecycle."""
+    return Ranges(
+        jnp.log(params.max_multiplier),
+        jnp.maximum(jnp.asarray(params.max_exploration), 1e-6),
+        jnp.minimum(jnp.asarray(params.min_width), 1.0 - 1e-6),
+        jnp.asarray(params.mix_sharpness),
+    )
+
+
 @flax.struct.dataclass
 class LifecycleRule:
     """A policy of a few numbers. Leaves are its parameters, so a population of candidates is one stacked pytree.
@@ -79,13 +89,7 @@ class LifecycleRule:
 
     def init(self, params: Any) -> Any:
         """Memory at the start of a life: what actions stand for, and the rule's own."""
-        ranges = Ranges(
-            jnp.log(params.max_multiplier),
-            jnp.maximum(jnp.asarray(params.max_exploration), 1e-6),
-            jnp.minimum(jnp.asarray(params.min_width), 1.0 - 1e-6),
-            jnp.asarray(params.mix_sharpness),
-        )
-        return ranges, self.memory()
+        return ranges_of(params), self.memory()
 
     def act(self, key: jax.Array, carry: Any, obs: jax.Array) -> tuple[Any, jax.Array]:
         """Next memory and the action ``[3 + V]``."""
@@ -121,9 +125,15 @@ class LifecycleRule:
         flags = jnp.stack([self.read(obs, f"phase_{name}") for name in PHASES])
         return (flags @ jnp.arange(len(PHASES))).astype(jnp.int32)
 
-    def greedy(self, obs: jax.Array, sharpness: jax.Array | float) -> jax.Array:
-        """Log weights by posterior click rates: each share in proportion to its rate to the power ``sharpness``, ``[V]``."""
-        return sharpness * self.read_creatives(obs, "mean")
+    def greedy(self, obs: jax.Array, sharpness: jax.Array | float, bonus: jax.Array | float = 0.0) -> jax.Array:
+        """Log weights by posterior click rates: each share in proportion to its rate to the power ``sharpness``, ``[V]``.
+
+        Args:
+            obs: The observation.
+            sharpness: The power.
+            bonus: How many standard deviations the rates are taken up.
+        """
+        return sharpness * (self.read_creatives(obs, "mean") + bonus * self.read_creatives(obs, "spread"))
 
     def thompson(self, key: jax.Array, obs: jax.Array, spread: jax.Array | float) -> jax.Array:
         """Log weights that serve the creative that is best in one draw from the posteriors, ``[V]``.
