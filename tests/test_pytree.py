@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +35,3 @@ def test_copies_change_one_field() -> None:
     assert pair.one == 1.0
     with pytest.raises(TypeError, match="unexpected keyword argument 'third'"):
         pair.replace(third=1.0)  # type: ignore[attr-defined]
-
-
-def test_environments_are_imported_without_networks() -> None:
-    """Flax, Optax and Matplotlib are as dear to import as JAX itself."""
-    heavy = "{'flax', 'optax', 'orbax', 'matplotlib', 'polars', 'torch'}"
-    code = f"import sys, adarena.envs; print(sorted({heavy} & set(sys.modules)))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"

@@ -67,7 +67,18 @@ def python(program: str, *arguments: str, **variables: str) -> Any:
 def test_importing_the_environments_brings_no_heavy_library_and_compiles_nothing() -> None:
     seen = python(_IMPORT)
     assert "adarena.envs.autobid" in seen["modules"]
-    heavy = {"torch", "stable_baselines3", "matplotlib", "polars", "scipy.stats", "optax", "orbax", "ray", "pettingzoo"}
+    heavy = {
+        "torch",
+        "stable_baselines3",
+        "matplotlib",
+        "polars",
+        "scipy.stats",
+        "flax",
+        "optax",
+        "orbax",
+        "ray",
+        "pettingzoo",
+    }
     assert heavy & set(seen["modules"]) == set()
     assert seen["compiled"] == []
 
@@ -86,7 +97,8 @@ def test_a_second_process_finds_every_program_of_the_first(tmp_path: Path) -> No
     first = python(_FIRST_STEP, str(folder), **_FAST)
     kept = {path.name for path in folder.iterdir() if path.name.endswith("-cache")}
     assert first["folder"] == str(folder)
-    assert first["misses"] >= len(kept) > 10
+    assert first["misses"] >= len(kept)
+    assert {"jit__draw", "jit_episode_key", "jit_begin", "jit_advance"} <= {name.partition("-")[0] for name in kept}
     second = python(_FIRST_STEP, str(folder), **_FAST)
     assert second["misses"] == 0
     assert second["hits"] >= len(kept)
