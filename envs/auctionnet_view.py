@@ -14,7 +14,8 @@ from adarena.envs import pytree
 from adarena.envs.core import Entry
 
 if TYPE_CHECKING:
-    from adarena.envs.market.tick import Cleared, Visit
+    from adarena.envs.market.clearing import Visit
+    from adarena.envs.market.tick import Cleared
     from adarena.envs.observation import History, Outlook
 
 OBSERVATIONS = ("full", "auctionnet")

@@ -18,11 +18,12 @@ from adarena.envs import autobid_tick as tick_of
 from adarena.envs.autobid_state import State
 from adarena.envs.core import Entry, Env, Key, StepResult, box_of
 from adarena.envs.market.auction import AuctionRules
+from adarena.envs.market.clearing import Bidders
 from adarena.envs.market.dropping import OVERSPEND
 from adarena.envs.market.hindsight import hindsight
 from adarena.envs.market.ledger import Accounts, open_accounts, score
 from adarena.envs.market.response import RESPONSES
-from adarena.envs.market.tick import Bidders, TickResult
+from adarena.envs.market.tick import TickResult
 from adarena.envs.observation import (
     History,
     Outlook,

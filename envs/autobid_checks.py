@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
+from adarena.envs.market.clearing import Terms
 from adarena.envs.market.normal_values import NormalBank
-from adarena.envs.market.tick import Terms
 from adarena.envs.market.traffic import Bank
 from adarena.envs.rivals import KINDS
 

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from adarena.envs.market.auction import AuctionRules
+from adarena.envs.market.clearing import Visit
 from adarena.envs.market.ledger import score
 from adarena.envs.market.opportunities import Opportunity
-from adarena.envs.market.tick import TickResult, Visit
+from adarena.envs.market.tick import TickResult
 
 if TYPE_CHECKING:
     from adarena.envs.autobid_state import State

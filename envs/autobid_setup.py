@@ -11,9 +11,9 @@ import numpy as np
 from adarena.envs import pytree
 from adarena.envs.autobid_checks import TERMS, is_replay
 from adarena.envs.data.calibration import Calibration, auctionnet_facts
+from adarena.envs.market.clearing import Terms
 from adarena.envs.market.normal_values import NormalBank, draw_counts, draw_moments, normal_bank
 from adarena.envs.market.response import delay_distribution
-from adarena.envs.market.tick import Terms
 from adarena.envs.market.traffic import Bank, draw_drift, draw_volume, generated_bank
 from adarena.envs.market.values import ValueModel
 from adarena.envs.observation import Seat

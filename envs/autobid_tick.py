@@ -16,18 +16,11 @@ import jax.numpy as jnp
 from adarena.envs import auctionnet_view
 from adarena.envs import autobid_info as shown
 from adarena.envs.autobid_state import State
+from adarena.envs.market.clearing import Bidders, Visit, predictions, predictions_of
 from adarena.envs.market.normal_values import NormalBank, draw_block, draw_sigma, draw_values_of
 from adarena.envs.market.opportunities import opportunities
 from adarena.envs.market.response import ResponseDraws, draw_parts
-from adarena.envs.market.tick import (
-    Bidders,
-    Cleared,
-    TickResult,
-    Visit,
-    predictions,
-    predictions_of,
-    run_tick,
-)
+from adarena.envs.market.tick import Cleared, TickResult, run_tick
 from adarena.envs.market.traffic import Bank, visit
 from adarena.envs.observation import LANDSCAPE
 

@@ -11,8 +11,8 @@ import numpy as np
 from adarena.envs.coldstart_setup import CONVERSIONS
 from adarena.envs.market.auction import AuctionRules
 from adarena.envs.market.boost import check_boosted
+from adarena.envs.market.clearing import Terms
 from adarena.envs.market.posterior import Owners
-from adarena.envs.market.tick import Terms
 from adarena.envs.market.traffic import Bank
 
 if TYPE_CHECKING:

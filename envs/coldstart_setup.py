@@ -12,9 +12,9 @@ import numpy as np
 from adarena.envs import pytree
 from adarena.envs.coldstart_state import REPORTED_NEVER, Side, World
 from adarena.envs.market.arrivals import arrival_times
+from adarena.envs.market.clearing import Terms
 from adarena.envs.market.posterior import Belief, Owners, RateModel, TrueRates, believe, draw_rates
 from adarena.envs.market.response import delay_distribution
-from adarena.envs.market.tick import Terms
 from adarena.envs.market.traffic import Bank, draw_volume
 
 if TYPE_CHECKING:

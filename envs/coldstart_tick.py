@@ -11,8 +11,9 @@ from adarena.envs.coldstart_setup import predict
 from adarena.envs.coldstart_state import FAILED, PENDING, SUCCEEDED, Beliefs, Side, World
 from adarena.envs.market.arrivals import arrivals_by
 from adarena.envs.market.boost import Support, protected
+from adarena.envs.market.clearing import Bidders, Visit
 from adarena.envs.market.ledger import book
-from adarena.envs.market.tick import Bidders, TickResult, Visit, run_tick
+from adarena.envs.market.tick import TickResult, run_tick
 from adarena.envs.market.traffic import visit
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 
 from adarena.envs.lifecycle_setup import NUMBERS
 from adarena.envs.market.auction import MECHANISMS
-from adarena.envs.market.tick import Terms
+from adarena.envs.market.clearing import Terms
 from adarena.envs.market.traffic import Bank
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import numpy as np
 from adarena.envs import pytree
 from adarena.envs.data.calibration import Calibration
 from adarena.envs.lifecycle_state import Campaign, Luck
+from adarena.envs.market.clearing import Terms
 from adarena.envs.market.counts import draw_arrivals
 from adarena.envs.market.response import delay_distribution
-from adarena.envs.market.tick import Terms
 from adarena.envs.market.traffic import Bank, generated_bank
 from adarena.envs.market.values import ValueModel
 

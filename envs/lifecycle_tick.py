@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from adarena.envs.lifecycle_belief import Belief
 from adarena.envs.lifecycle_state import State
 from adarena.envs.market.auction import rival_scores
+from adarena.envs.market.clearing import Bidders, Visit
 from adarena.envs.market.counts import poisson_quantile
 from adarena.envs.market.response import exposure_probability
-from adarena.envs.market.tick import Bidders, TickResult, Visit, run_tick
+from adarena.envs.market.tick import TickResult, run_tick
 from adarena.envs.market.traffic import visit
 from adarena.envs.market.wear import age_decay, fatigue, lookalike_decay
 

@@ -11,8 +11,9 @@ import numpy as np
 from reference import Case, reference_tick
 
 from adarena.envs.market.auction import AuctionRules, tie_priority
+from adarena.envs.market.clearing import Bidders, Terms, Visit
 from adarena.envs.market.response import ResponseDraws
-from adarena.envs.market.tick import Bidders, Terms, TickResult, Visit, run_tick
+from adarena.envs.market.tick import TickResult, run_tick
 from adarena.envs.market.traffic import Bank
 
 ADVERTISERS, IMPRESSIONS = 5, 12

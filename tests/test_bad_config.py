@@ -99,7 +99,7 @@ NUMERIC: list[tuple[dict[str, Any], str, str]] = [
     ({"error_noise": -0.3}, "[0, inf]", "-0.3"),
     ({"error_slope": 0.0}, "[1e-12, inf]", "0.0"),
     ({"bank": "impressions"}, "adarena.envs.market.traffic.Bank", "'impressions'"),
-    ({"terms": None}, "adarena.envs.market.tick.Terms", "None"),
+    ({"terms": None}, "adarena.envs.market.clearing.Terms", "None"),
 ]
 
 

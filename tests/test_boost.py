@@ -12,7 +12,8 @@ import pytest
 from adarena.envs.market import tick
 from adarena.envs.market.auction import AuctionRules, tie_priority
 from adarena.envs.market.boost import Support, protected, rank_boosted
-from adarena.envs.market.tick import Bidders, Terms, TickResult, Visit, run_tick
+from adarena.envs.market.clearing import Bidders, Terms, Visit
+from adarena.envs.market.tick import TickResult, run_tick
 from adarena.envs.market.traffic import Bank
 
 N, M, K = 6, 16, 2

@@ -94,6 +94,14 @@ def test_a_tick_in_parts_agrees_with_the_reference(rules: AuctionRules, monkeypa
     assert np.asarray(batch.clearings).max() >= 4
 
 
+@pytest.mark.parametrize(
+    ("bidders", "impressions", "parts"),
+    [(48, 64, 1), (64, 64, 1), (128, 64, 2), (512, 64, 8), (48, 4096, 1), (48, 16384, 4), (128, 66, 1), (512, 8, 1)],
+)
+def test_ticks_of_many_bidders_or_scores_are_settled_in_parts(bidders: int, impressions: int, parts: int) -> None:
+    assert tick._parts(bidders, impressions) == parts
+
+
 @pytest.mark.parametrize("charge", CHARGES)
 def test_given_luck_is_followed(charge: str) -> None:
     rules = AuctionRules("gsp", 3, charge)

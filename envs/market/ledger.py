@@ -186,20 +186,22 @@ def _solve_batch(
         chosen = [x if axis is None else x[rows] for x, axis in zip(leaves, flags, strict=True)]
         return jax.tree.unflatten(tree, chosen)
 
-    def short(carry: tuple[_Attempt, jax.Array]) -> jax.Array:
-        return jnp.any(carry[0].total > remaining)
+    def short(last: _Attempt) -> jax.Array:
+        return jnp.nonzero((last.total > remaining).any(axis=1), size=some, fill_value=size)[0]
 
-    def retry(carry: tuple[_Attempt, jax.Array]) -> tuple[_Attempt, jax.Array]:
-        last, clearings = carry
-        rows = jnp.nonzero((last.total > remaining).any(axis=1), size=some, fill_value=size)[0]
+    # The rows come into the loop's body as a variable: computed in it, XLA would do so anew for every element it reads.
+    def retry(carry: tuple[_Attempt, jax.Array, jax.Array]) -> tuple[_Attempt, jax.Array, jax.Array]:
+        last, clearings, rows = carry
         part = jax.tree.map(lambda x: x.at[rows].get(mode="clip"), last)
         owed = remaining.at[rows].get(mode="clip")
         better = jax.vmap(again, (axes, 0, 0))(take(jnp.minimum(rows, size - 1)), owed, part)
         merged = jax.tree.map(lambda whole, new: whole.at[rows].set(new, mode="drop"), last, better)
-        return merged, clearings.at[rows].add(1, mode="drop")
+        return merged, clearings.at[rows].add(1, mode="drop"), short(merged)
 
     start = jax.vmap(first, (axes, 0))(inputs, remaining)
-    return jax.lax.while_loop(short, retry, (start, jnp.ones(size, jnp.int32)))
+    carry = start, jnp.ones(size, jnp.int32), short(start)
+    done, clearings, _ = jax.lax.while_loop(lambda carry: carry[2][0] < size, retry, carry)
+    return done, clearings
 
 
 def _who_leaves(last: _Attempt, remaining: jax.Array, impressions: int) -> jax.Array:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from adarena.envs.market.auction import AuctionRules, Ranking, payment_score, rival_scores
+from adarena.envs.market.clearing import Bidders, Terms, Visit, billable, least_score, predictions_of
 from adarena.envs.market.response import exposure_probability
-from adarena.envs.market.tick import Bidders, Terms, Visit, billable, least_score, predictions_of
 
 
 class Opportunity(NamedTuple):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from adarena.envs.market.auction import AuctionRules
-from adarena.envs.market.tick import Bidders, Terms, TickResult, Visit, run_tick
+from adarena.envs.market.clearing import Bidders, Terms, Visit
+from adarena.envs.market.tick import TickResult, run_tick
 from adarena.envs.market.traffic import Bank
 from adarena.experiments.theory.positions import EXAMPLE_EXPOSURE, EXAMPLE_VALUES
 from adarena.experiments.theory.row import Row, sample_row
