@@ -231,14 +231,14 @@ class AutoBid(Env):
     ) -> tuple[StepResult, tick_of.Outcome | None]:
         log_multiplier = jnp.clip(jnp.ravel(action)[0], -1.0, 1.0) * jnp.log(params.max_multiplier)
         reference = self._reference(params, state.target)
-        control, levels = rivals.rival_step(state.control, self._signals(state, params), state.kind)
+        control, levels, remaining = self._rivals(state, params)
         levels = levels.at[state.seat.index].set(log_multiplier)
         worth = self._worth(params)
         bidders = Bidders(
             scale=jnp.exp(levels) * reference * worth,
             factor=tick_of.factor(self, state, params),
             worth=worth,
-            remaining=jnp.where(state.exhausted, 0.0, jnp.maximum(state.budget - state.accounts.spend, 0.0)),
+            remaining=remaining,
         )
         unit = (reference * worth)[state.seat.index]
         outcome = None
@@ -295,6 +295,12 @@ class AutoBid(Env):
         return draw_day(state, params)
 
     # -- the parts of a step ------------------------------------------------------------------------------------------
+
+    def _rivals(self, state: State, params: setup.Params) -> tuple[rivals.Control, jax.Array, jax.Array]:
+        """Memory of the control laws, log multipliers ``[N]`` and money left ``[N]`` for the coming tick."""
+        control, levels = rivals.rival_step(state.control, self._signals(state, params), state.kind)
+        remaining = jnp.where(state.exhausted, 0.0, jnp.maximum(state.budget - state.accounts.spend, 0.0))
+        return control, levels, remaining
 
     def _reference(self, params: setup.Params, target: jax.Array) -> jax.Array:
         """Currency units per unit of value that multiplier 1 bids, ``[N]``."""
