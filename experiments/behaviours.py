@@ -140,7 +140,7 @@ def _trained(
     return policy
 
 
-def tuning_sizes(episodes: int) -> dict[str, int]:
+def tuning_sizes(episodes: int) -> dict[str, Any]:
     """How a rule's search spends its episodes, as in ``adarena run autobid``."""
     return {"population": 16, "episodes": max(4, min(64, episodes // 64))}
 

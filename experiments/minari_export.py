@@ -74,6 +74,8 @@ def export(path: str | os.PathLike[str], *, name: str = "") -> str:
         ValueError: A Minari dataset has that name already.
     """
     minari = require_minari()
+    from minari.namespace import create_namespace, list_local_namespaces
+
     folder, about = logged.open_dataset(path)
     name = name or dataset_id(about)
     target = _path_of(name)
@@ -87,8 +89,8 @@ def export(path: str | os.PathLike[str], *, name: str = "") -> str:
             _write(minari, folder, about, name)
         _sum(draft / name)
         namespace = str(Path(name).parent)
-        if namespace != "." and namespace not in minari.list_local_namespaces():
-            minari.create_namespace(namespace)
+        if namespace != "." and namespace not in list_local_namespaces():
+            create_namespace(namespace)
         os.rename(draft / name, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
