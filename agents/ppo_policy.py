@@ -56,17 +56,24 @@ class PPOPolicy:
 
     def act(self, key: jax.Array, carry: tuple[()], obs: jax.Array) -> tuple[tuple[()], jax.Array]:
         """The action, ``[..., A]`` float32 in the environment's range, for observations ``[..., O]`` float32."""
+        distribution = self.distribution_at(obs)
+        raw = distribution.sample(key) if self.stochastic else distribution.mode()
+        return carry, to_env(self._config(), self, distribution, raw)
+
+    def distribution_at(self, obs: jax.Array) -> Distribution:
+        """The distribution of raw actions for observations ``[..., O]``."""
+        config = self._config()
+        return distribution_of(config, self.network, normalised(config, self.obs_moments, obs))
+
+    def _config(self) -> Config:
         # The config's numbers stay out of the policy: they have no seed dimension to map over.
-        config = Config(
+        return Config(
             network=self.kind,
             hidden=self.hidden,
             activation=self.activation,
             distribution=self.distribution,
             normalise_observations=self.normalise_observations,
         )
-        distribution = distribution_of(config, self.network, normalised(config, self.obs_moments, obs))
-        raw = distribution.sample(key) if self.stochastic else distribution.mode()
-        return carry, to_env(config, self, distribution, raw)
 
 
 def normalised(config: Config, moments: ObsMoments, obs: jax.Array) -> jax.Array:

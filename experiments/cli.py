@@ -21,7 +21,8 @@ _USAGE = """adarena: a research gym for ad auctions
   adarena run lifecycle [--preset NAME] [--resume] [options] the same for the whole life of a campaign
   adarena evaluate RUN [options]                             policies of a run on other markets
   adarena evaluate --policy P [--policy P ...] [options]     any policies in AuctionNet's market
-  adarena collect RUN ... [options]                          tables of several runs in one results folder
+  adarena collect [--preset NAME] [--resume] [options]       logged episodes with known propensities
+  adarena gather RUN ... [options]                           tables of several runs in one results folder
   adarena calibrate PATH [options]                           fit a market to iPinYou logs
   adarena envs                                               registered environments
   adarena figures [options]                                  redraw figures from results
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "run": _run,
         "evaluate": _evaluate,
         "collect": _collect,
+        "gather": _gather,
         "calibrate": _calibrate,
         "envs": _envs,
         "figures": _figures,
@@ -112,7 +114,20 @@ def _evaluate(words: list[str]) -> None:
 def _collect(words: list[str]) -> None:
     from adarena.experiments import collect
 
-    collect.run(tyro.cli(collect.CollectConfig, args=words, prog="adarena collect"))
+    rest, preset = _pick(words, "--preset", "default")
+    resume = "--resume" in rest
+    rest = [word for word in rest if word != "--resume"]
+    if preset not in collect.PRESETS:
+        raise UsageError(f"preset must be one of {', '.join(collect.PRESETS)}, got {preset!r}")
+    default = collect.PRESETS[preset]
+    config = tyro.cli(collect.CollectConfig, default=default, args=rest, prog="adarena collect [--preset NAME]")
+    collect.run(config, resume=resume)
+
+
+def _gather(words: list[str]) -> None:
+    from adarena.experiments import gather
+
+    gather.run(tyro.cli(gather.GatherConfig, args=words, prog="adarena gather"))
 
 
 def _calibrate(words: list[str]) -> None:

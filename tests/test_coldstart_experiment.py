@@ -21,7 +21,7 @@ from adarena.experiments import (
     coldstart_eval,
     coldstart_studies,
     coldstart_tables,
-    collect,
+    gather,
 )
 from adarena.experiments.statistics import Bootstrap, headroom_or_nan, relative_difference
 from adarena.experiments.store import RunFolder
@@ -123,11 +123,11 @@ def test_resume_goes_on_where_the_run_was(run: Path) -> None:
         ), name
 
 
-def test_collect_gathers_a_run(run: Path, tmp_path: Path) -> None:
-    out = collect.run(collect.CollectConfig(runs=(str(run),), out=str(tmp_path / "results")))
+def test_gather_keeps_a_run(run: Path, tmp_path: Path) -> None:
+    out = gather.run(gather.GatherConfig(runs=(str(run),), out=str(tmp_path / "results")))
     assert {path.stem for path in out.glob("*.parquet")} == set(RunFolder.open(run).tables)
     with pytest.raises(ValueError, match="runs must be one run where it is of coldstart, got 2"):
-        collect.run(collect.CollectConfig(runs=(str(run), str(run)), out=str(tmp_path / "twice")))
+        gather.run(gather.GatherConfig(runs=(str(run), str(run)), out=str(tmp_path / "twice")))
 
 
 def test_split_sums_add_up(run: Path) -> None:

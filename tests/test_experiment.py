@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from adarena.agents.rules import RULES
-from adarena.experiments import auctionnet, autobid, cli, collect, evaluate, protocol
+from adarena.experiments import auctionnet, autobid, cli, evaluate, gather, protocol
 from adarena.experiments.store import RunFolder
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -92,11 +92,11 @@ def test_evaluate_rebuilds_the_policies(run: Path, capsys: pytest.CaptureFixture
     assert "conversions" in capsys.readouterr().out
 
 
-def test_collect_gathers_runs(run: Path, tmp_path: Path) -> None:
-    out = collect.run(collect.CollectConfig(runs=(str(run),), out=str(tmp_path / "results")))
+def test_gather_keeps_runs(run: Path, tmp_path: Path) -> None:
+    out = gather.run(gather.GatherConfig(runs=(str(run),), out=str(tmp_path / "results")))
     assert pl.read_parquet(out / "scores.parquet").height == RunFolder.open(run).read_table("scores").height
     with pytest.raises(ValueError, match="runs must have a mechanism once, got 'gsp' again"):
-        collect.run(collect.CollectConfig(runs=(str(run), str(run)), out=str(tmp_path / "twice")))
+        gather.run(gather.GatherConfig(runs=(str(run), str(run)), out=str(tmp_path / "twice")))
 
 
 BAD = [

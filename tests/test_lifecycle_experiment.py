@@ -22,7 +22,7 @@ from adarena.agents.policy import registered_policies
 from adarena.agents.rules import LIFECYCLE_RULES, LifecycleRule
 from adarena.agents.tuner import plan_of
 from adarena.envs.lifecycle_phases import PHASES
-from adarena.experiments import cli, collect, lifecycle, lifecycle_tables, protocol
+from adarena.experiments import cli, gather, lifecycle, lifecycle_tables, protocol
 from adarena.experiments.statistics import iqm
 from adarena.experiments.store import RunFolder
 
@@ -132,11 +132,11 @@ def test_resume_evaluates_nothing_again(run: Path, monkeypatch: pytest.MonkeyPat
         assert RunFolder.open(run).read_table(name).equals(table), name
 
 
-def test_collect_gathers_a_run(run: Path, tmp_path: Path) -> None:
-    out = collect.run(collect.CollectConfig(runs=(str(run),), out=str(tmp_path / "results")))
+def test_gather_keeps_a_run(run: Path, tmp_path: Path) -> None:
+    out = gather.run(gather.GatherConfig(runs=(str(run),), out=str(tmp_path / "results")))
     assert {path.stem for path in out.glob("*.parquet")} == set(RunFolder.open(run).tables)
     with pytest.raises(ValueError, match="runs must be one run where it is of lifecycle, got 2"):
-        collect.run(collect.CollectConfig(runs=(str(run), str(run)), out=str(tmp_path / "twice")))
+        gather.run(gather.GatherConfig(runs=(str(run), str(run)), out=str(tmp_path / "twice")))
 
 
 def test_summary_says_what_the_scores_say() -> None:

@@ -1,0 +1,82 @@
+"""``adarena gather RUN ...``: the tables of several runs as one small results folder, for figures and the README."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import polars as pl
+import tyro
+from rich.console import Console
+
+from adarena.experiments import protocol
+from adarena.experiments.store import RunFolder
+
+_TABLES = ("scores", "summary", "curves", "day", "tuning")
+_CURVE = ("mechanism", "policy", "seed", "step", "episode_return", "entropy", "explained_variance", "objective")
+_ALONE = {"ColdStartExperiment": "coldstart", "LifecycleExperiment": "lifecycle"}
+"""Experiments whose tables are taken as they are, one run at a time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GatherConfig:
+    """Which runs to gather.
+
+    Attributes:
+        runs: Run folders of ``adarena run autobid``, one or more mechanisms each; or one of another experiment.
+        out: Folder of the tables; ``paper_figs/results/EXPERIMENT`` when empty.
+    """
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    out: str = ""
+
+
+def run(config: GatherConfig) -> Path:
+    """Gathers the tables of finished runs.
+
+    Raises:
+        ValueError: No run, two runs of one mechanism, or more than one where one is of cold start or lifecycle.
+        RunFolderError: A folder is no run, or is damaged, or is not finished.
+    """
+    if not config.runs:
+        raise ValueError("runs must name at least one run folder, got none")
+    folders = [RunFolder.open(Path(path)) for path in config.runs]
+    alone = [_ALONE[name] for folder in folders if (name := folder.config["class"]) in _ALONE]
+    if alone and len(folders) > 1:
+        raise ValueError(f"runs must be one run where it is of {alone[0]}, got {len(folders)}")
+    out = Path(config.out or f"paper_figs/results/{alone[0] if alone else 'autobid'}")
+    if alone:
+        _write(out, {name: folders[0].read_table(name) for name in folders[0].tables})
+    else:
+        _write(out, _autobid_tables(folders))
+    about = [
+        {"name": f.path.name, "config": f.config, "manifest": {k: f.manifest[k] for k in _KEPT if k in f.manifest}}
+        for f in folders
+    ]
+    (out / "runs.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    Console().print(f"Tables of {len(folders)} runs are in {out}")
+    return out
+
+
+def _write(out: Path, named: dict[str, pl.DataFrame]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for name, table in named.items():
+        if name == "curves":
+            table = table.select(column for column in _CURVE if column in table.columns)
+        table.write_parquet(out / f"{name}.parquet", compression="zstd")
+
+
+def _autobid_tables(folders: list[RunFolder]) -> dict[str, pl.DataFrame]:
+    """Tables of all mechanisms; the summary anew from the scores, so that a table and its summary can never differ."""
+    seen: list[str] = []
+    for folder in folders:
+        for mechanism in folder.read_table("summary")["mechanism"].unique().to_list():
+            if mechanism in seen:
+                raise ValueError(f"runs must have a mechanism once, got {mechanism!r} again in {folder.path.name}")
+            seen.append(mechanism)
+    found = {n: pl.concat([f.read_table(n) for f in folders], how="diagonal_relaxed") for n in _TABLES}
+    return found | {"summary": protocol.summarise_all(found["scores"])}
+
+
+_KEPT = ("config_sha256", "seeds", "wall_seconds", "packages", "python", "cpu_count", "xla_flags", "git", "command")
