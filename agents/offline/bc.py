@@ -26,6 +26,7 @@ from adarena.agents.offline.learner import (
     descend,
     init_common,
     init_trained,
+    next_common,
 )
 from adarena.agents.offline.networks import GaussianActor
 
@@ -108,8 +109,7 @@ def update(config: Config, data: Data, state: State) -> tuple[State, Metrics]:
         return -log_prob, Metrics(log_prob, jnp.square(policy.mean - batch.action).sum(-1).mean())
 
     actor, _, metrics = descend(loss, state.actor, config.learning_rate)
-    common = state.common.replace(key=key, steps=state.common.steps + 1)  # type: ignore[attr-defined]
-    return State(actor, common), metrics
+    return State(actor, next_common(state.common, key)), metrics
 
 
 def make_policy(config: Config, spec: Spec, state: State) -> ActorPolicy:

@@ -62,6 +62,11 @@ def init_common(data: Data, key: jax.Array) -> Common:
     return Common(data.obs_moments, key, jnp.zeros((), jnp.int32))
 
 
+def next_common(common: Common, key: jax.Array) -> Common:
+    """After one more gradient step, with the next key."""
+    return Common(common.obs_moments, key, common.steps + 1)
+
+
 @struct.dataclass
 class Trained:
     """Parameters and what Adam (Kingma and Ba, 2015) knows of their gradients.
