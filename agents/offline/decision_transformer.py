@@ -19,7 +19,16 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from adarena.agents.fields import COUNT, FLAG, POSITIVE, POSITIVE_OR_INFINITE, Rule, check_fields, checked_config, one_of
+from adarena.agents.fields import (
+    COUNT,
+    FLAG,
+    POSITIVE,
+    POSITIVE_OR_INFINITE,
+    Rule,
+    check_fields,
+    checked_config,
+    one_of,
+)
 from adarena.agents.normalise import Moments, normalise
 from adarena.agents.offline.data import Data, Spec, Windows, windows_at
 from adarena.agents.offline.learner import (
@@ -288,8 +297,13 @@ class SequencePolicy:
     ) -> tuple[tuple[Context, jax.Array], jax.Array]:
         """The action, ``[A]`` float32 inside the bounds, for one observation ``[O]``."""
         context, place, step = self.look(carry, obs)
-        unit = self.module.apply({"params": self.network}, context, method="mode")[place]  # type: ignore[index]
+        unit = self.choose(context, place)
         return (remember(context, place, unit), step + 1), from_unit(unit, self.low, self.high)
+
+    def choose(self, context: Context, place: jax.Array) -> jax.Array:
+        """The action in [-1, 1], ``[A]``, at one place of a context."""
+        chosen: Any = self.module.apply({"params": self.network}, context, method="mode")
+        return chosen[place]
 
     def look(self, carry: tuple[Context, jax.Array], obs: jax.Array) -> tuple[Context, jax.Array, jax.Array]:
         """The context with this step's goal and observation, its place in there, and which step it is."""

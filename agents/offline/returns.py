@@ -70,7 +70,7 @@ class Meter:
             raise ValueError(f"places must be {wanted} numbers of at least 0 for {self.kind!r}, got {self.places!r}")
 
     def __call__(self, obs: jax.Array) -> jax.Array:
-        """What was earned so far, ``[...]`` float32, in the unit of rewards; ``obs`` ``[..., O]`` as the environment gave it."""
+        """What was earned so far, ``[...]`` float32, in the unit of rewards, by observations ``[..., O]`` not normalised."""
         if self.kind == "entry":
             return obs[..., self.places[0]]
         value = obs[..., self.places[0]] * jnp.exp(obs[..., self.places[1]] - obs[..., self.places[2]])
@@ -125,6 +125,10 @@ class Goals:
     expected: jax.Array
     unit: jax.Array
     reward_scale: jax.Array
+
+    def forecast(self, obs: jax.Array, time: jax.Array) -> jax.Array:
+        """Returns to go foretold at steps ``time`` ``[...]`` by observations ``[..., O]``, in units of ``unit``."""
+        return _linear(self.mean[time], obs) / self.unit
 
     def relative(self, obs: jax.Array, to_go: jax.Array, time: jax.Array) -> jax.Array:
         """Returns to go ``[...]`` at steps ``time`` with observations ``[..., O]``, in deviations above what these foretell."""
