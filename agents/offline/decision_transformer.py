@@ -193,13 +193,7 @@ def encoder_of(config: Any, steps: int, **changes: Any) -> SequenceEncoder:
 
 
 def sample_contexts(config: Any, goals: Goals, data: Data, key: jax.Array) -> tuple[Context, Windows]:
-    """A batch of windows as the transformer reads them, and all else that is known of them.
-
-    Raises:
-        ValueError: The context is longer than an episode.
-    """
-    if config.context > data.steps:
-        raise ValueError(f"context must be at most an episode's {data.steps} steps, got {config.context}")
+    """A batch of windows as the transformer reads them, and all else that is known of them."""
     key_episode, key_last = jax.random.split(key)
     episode = jax.random.randint(key_episode, (config.batch,), 0, data.count)
     last = jax.random.randint(key_last, (config.batch,), 0, data.steps + config.context - 1)
@@ -209,7 +203,13 @@ def sample_contexts(config: Any, goals: Goals, data: Data, key: jax.Array) -> tu
 
 
 def first_context(config: Any, data: Data) -> Context:
-    """A context of the right shapes, to make parameters for."""
+    """A context of the right shapes, to make parameters for.
+
+    Raises:
+        ValueError: It is longer than an episode.
+    """
+    if config.context > data.steps:
+        raise ValueError(f"context must be at most an episode's {data.steps} steps, got {config.context}")
     return begin(config.context, data.spec.observations, data.spec.actions)
 
 
@@ -313,19 +313,23 @@ class SequencePolicy:
         return context, place, step
 
 
+def spread(number: Any, common: Common) -> jax.Array:
+    """A policy's number, repeated for each seed where a state is stacked over seeds."""
+    return jnp.broadcast_to(jnp.asarray(number, jnp.float32), common.steps.shape)
+
+
 def sequence_policy(
     config: Any, spec: Spec, module: nn.Module, network: Any, goals: Goals, common: Common
 ) -> SequencePolicy:
     """The policy of a sequence model's parameters, which may be stacked over seeds."""
     low, high = bounds(spec, common.steps)
-    target = jnp.broadcast_to(jnp.asarray(config.target, jnp.float32), common.steps.shape)
     return SequencePolicy(
         network,
         goals,
         common.obs_moments,
         low,
         high,
-        target,
+        spread(config.target, common),
         module=module,
         context=config.context,
         conditioning=config.conditioning,

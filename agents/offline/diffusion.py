@@ -38,7 +38,7 @@ from adarena.agents.fields import (
 from adarena.agents.networks import Perceptron
 from adarena.agents.normalise import Moments, normalise
 from adarena.agents.offline.data import Data, Spec, sample_transitions
-from adarena.agents.offline.decision_transformer import NUMERIC_RULES, advanced, learning_rate, static
+from adarena.agents.offline.decision_transformer import NUMERIC_RULES, advanced, learning_rate, spread, static
 from adarena.agents.offline.learner import (
     Common,
     Trained,
@@ -197,8 +197,9 @@ class Planner(nn.Module):
             first: First observation, normalised, ``[..., O]``.
         """
         waves = noise[..., None] * np.pi * 2.0 ** np.arange(6, dtype=np.float32)
-        about = [jnp.sin(waves), jnp.cos(waves), jnp.where(told, goal, 0.0)[..., None], told[..., None], first]
-        about = nn.Dense(self.width)(nn.swish(nn.Dense(2 * self.width)(jnp.concatenate(about, -1))))
+        asked = jnp.where(told, goal, 0.0)[..., None]
+        facts = jnp.concatenate([jnp.sin(waves), jnp.cos(waves), asked, told[..., None], first], -1)
+        about = nn.Dense(self.width)(nn.swish(nn.Dense(2 * self.width)(facts)))
         when = self.param("when", nn.initializers.normal(0.1), (self.steps, self.width))
         tokens = nn.Dense(self.width)(jnp.concatenate([noisy, known[..., None]], -1)) + when + about[..., None, :]
         hidden = Transformer(self.width, self.layers, self.heads, causal=False)(tokens)
@@ -268,17 +269,17 @@ def _noised(config: Config, data: Data, goals: Goals, key: jax.Array) -> tuple[t
 def make_policy(config: Config, spec: Spec, state: State) -> PlanPolicy:
     """The planner as a policy that asks for ``config.target``; ``state`` may be stacked over seeds."""
     steps = state.goals.mean.shape[-2]
-    numbers = [
-        jnp.broadcast_to(jnp.asarray(x, jnp.float32), state.common.steps.shape)
-        for x in (config.target, config.guidance, config.temperature)
-    ]
+    low, high = bounds(spec, state.common.steps)
     return PlanPolicy(
         state.planner.params,
         state.inverse.params,
         state.goals,
         state.common.obs_moments,
-        *bounds(spec, state.common.steps),
-        *numbers,
+        low,
+        high,
+        target=spread(config.target, state.common),
+        guidance=spread(config.guidance, state.common),
+        temperature=spread(config.temperature, state.common),
         module=_planner(config, steps),
         dynamics=_inverse(config, spec),
         planned=_planned(config, spec),

@@ -35,6 +35,7 @@ from adarena.agents.offline.decision_transformer import (
     first_context,
     learning_rate,
     sample_contexts,
+    spread,
     static,
 )
 from adarena.agents.offline.gave import expectile_loss
@@ -260,15 +261,12 @@ def _losses(
 def make_policy(config: Config, spec: Spec, state: State) -> SearchPolicy:
     """The base model and its critics as a policy; ``state`` may be stacked over seeds."""
     steps = state.base.goals.mean.shape[-2]
-    factors = [
-        jnp.broadcast_to(jnp.asarray(x, jnp.float32), state.base.common.steps.shape)
-        for x in (config.search, config.action_multiplier)
-    ]
     return SearchPolicy(
         decision_transformer.make_policy(_base(config), spec, state.base),
         state.critics.params,
-        *factors,
-        jnp.full(state.base.common.steps.shape, CHOICES.index(config.choice), jnp.int32),
+        search=spread(config.search, state.base.common),
+        action_multiplier=spread(config.action_multiplier, state.base.common),
+        choice=jnp.full(state.base.common.steps.shape, CHOICES.index(config.choice), jnp.int32),
         module=_critic(config, steps),
         candidates=config.candidates,
     )
@@ -318,9 +316,11 @@ class SearchPolicy:
         unit = self.base.choose(context, place)
         key_factors, key_choice = jax.random.split(key)
         tried = self._around(key_factors, unit)
-        values, rewards = jax.vmap(
-            lambda params: self.module.apply({"params": params}, context, place, tried, method="candidates")
-        )(self.critics)
+
+        def judged(params: Any) -> Any:
+            return self.module.apply({"params": params}, context, place, tried, method="candidates")
+
+        values, rewards = jax.vmap(judged)(self.critics)
         chosen = {
             "full": tried[jnp.argmax(vote(values))],
             "random": jax.random.choice(key_choice, tried),

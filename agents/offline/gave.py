@@ -13,6 +13,9 @@ expectile of outcomes, ``V``. Then
 Actions here are logs of multipliers, so ``beta`` is added as ``log beta`` on their scale. The score to go of the paper is the
 return to go of rewards that are changes of the score (see `adarena.agents.offline.returns`).
 
+Goals are by default asked anew at every step (``"advantage"``): where the whole day's return is asked for, what exploration
+earns early is taken back later, so that the day comes to what was asked for.
+
 Departures. The paper's outcome is the score to go after the step, ``r_{t+1}``, foretold by a transformer that reads ``r_t`` as
 well; since ``r_{t+1} = r_t - (S_t - S_{t-1})``, the action with the better outcome would be the one that earns less now. Here
 outcome, value and ``beta`` are read from a second, smaller transformer that reads no goals, and the outcome counts the step
@@ -76,7 +79,7 @@ class Config:
     layers: int = static(2)
     heads: int = static(2)
     past_actions: bool = static(False)
-    conditioning: str = static("relative")
+    conditioning: str = static("advantage")
     meter: Meter | None = static(None)
     batch: int = static(64)
     judge_width: int = static(32)

@@ -80,7 +80,7 @@ class Trained:
     adam: Any
 
 
-def init_trained(module: nn.Module, key: jax.Array, *inputs: jax.Array) -> Trained:
+def init_trained(module: nn.Module, key: jax.Array, *inputs: Any) -> Trained:
     """A network's first parameters, for inputs like these."""
     params = module.init(key, *inputs)["params"]
     return Trained(params, optax.scale_by_adam().init(params))

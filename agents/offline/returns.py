@@ -39,8 +39,8 @@ CONDITIONINGS: tuple[str, ...] = get_args(Conditioning)
 METERS = ("score", "value", "entry")
 """Kinds of `Meter`."""
 
-_READ = {"score": ("progress", "log_budget", "log_target", "cost_over_target")}
-_READ["value"] = _READ["score"][:3]
+_VALUE = ("progress", "log_budget", "log_target")
+_READ: dict[str, tuple[str, ...]] = {"score": (*_VALUE, "cost_over_target"), "value": _VALUE}
 _RIDGE = 1e-2  # weight of squared weights beside the mean squared error, observations being on a unit scale
 _NARROW = 0.1  # least spread that is foretold, of that of whole returns
 _CLIP = 4.0
@@ -144,11 +144,14 @@ def fit_goals(data: Data) -> Goals:
     mean = _ridge(inputs, to_go)
     error = jnp.abs(to_go - jnp.einsum("etf,tf->et", inputs, mean))
     whole = to_go[:, 0]
+    unit = jnp.maximum(whole.std(), 1e-6)
+    size = _ridge(inputs, error)  # larger where returns are, but as a mean of absolute values too small
+    share = error / jnp.maximum(jnp.einsum("etf,tf->et", inputs, size), _NARROW * unit)
     return Goals(
         mean=mean,
-        spread=_ridge(inputs, error) * float(np.sqrt(np.pi / 2.0)),  # of a normal, from its mean absolute value
+        spread=size * jnp.sqrt(jnp.square(share).mean(0))[:, None],
         expected=whole.mean(),
-        unit=jnp.maximum(whole.std(), 1e-6),
+        unit=unit,
         reward_scale=data.reward_scale,
     )
 
