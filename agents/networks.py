@@ -51,19 +51,22 @@ class Perceptron(nn.Module):
         outputs: Width of the last layer.
         activation: A name in `ACTIVATIONS`.
         last_gain: Gain of the last layer; small values start an actor near the middle of its range.
+        layer_norm: Whether each hidden layer is normalised before its activation.
     """
 
     hidden: tuple[int, ...]
     outputs: int
     activation: str
     last_gain: float
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps ``[..., inputs]`` to ``[..., outputs]``, both float32."""
         activation = ACTIVATIONS[self.activation]
         for width in self.hidden:
-            inputs = activation(nn.Dense(width, kernel_init=orthogonal(2.0**0.5))(inputs))
+            inputs = nn.Dense(width, kernel_init=orthogonal(2.0**0.5))(inputs)
+            inputs = activation(nn.LayerNorm()(inputs) if self.layer_norm else inputs)
         return nn.Dense(self.outputs, kernel_init=orthogonal(self.last_gain))(inputs)
 
 

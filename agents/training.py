@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from tqdm import tqdm
 from adarena.agents import checkpoint as checkpoints
 from adarena.envs.core import Env
 
-InitFn = Callable[[Any, Env, Any, jax.Array], Any]
+InitFn = Callable[[Any, Any, Any, jax.Array], Any]
 """``(config, env, params, key) -> state``, for one seed."""
 
-AdvanceFn = Callable[[Any, Env, Any, Any], tuple[Any, Any]]
+AdvanceFn = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 """``(config, env, params, state) -> (state, metrics)``, one update for one seed; metrics are a dataclass of scalars."""
 
 OnChunk = Callable[[Any, pl.DataFrame], None]
@@ -38,7 +38,7 @@ def run(
     init: InitFn,
     advance: AdvanceFn,
     config: Any,
-    env: Env,
+    env: Env | Hashable,
     params: Any,
     *,
     steps_per_update: int,
@@ -50,6 +50,7 @@ def run(
     resume: bool = False,
     progress: bool = True,
     place: Callable[[Any], Any] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> tuple[Any, pl.DataFrame]:
     """Trains one learner a seed under ``jax.vmap``.
 
@@ -58,11 +59,13 @@ def run(
             cached.
         advance: Makes one update of one seed; likewise.
         config: Hyper-parameters, a flax dataclass. A leaf is one number, or has one entry a seed.
-        env: The environment, static.
-        params: Its parameters, shared by all seeds; they are passed to the program, not built into it.
-        steps_per_update: Environment steps that one update uses.
+        env: The environment, static. Of a learner from logs (`adarena.agents.offline`), which meets none, what it needs
+            to know of one.
+        params: Its parameters, shared by all seeds; they are passed to the program, not built into it. Of a learner from
+            logs, the logs.
+        steps_per_update: Environment steps that one update uses; of a learner from logs, gradient steps.
         seeds: Distinct whole numbers in [0, 2^32).
-        total_steps: Environment steps a seed, rounded up to whole updates.
+        total_steps: Steps a seed, rounded up to whole updates.
         chunk_updates: Updates between two looks from outside.
         on_chunk: Called after each chunk.
         checkpoint: Folder for a checkpoint after each chunk (after ``on_chunk``); the two newest are kept.
@@ -70,10 +73,11 @@ def run(
             a run that was never stopped, provided that config, environment, parameters and seeds are the same.
         progress: Whether to show a progress bar.
         place: Puts the states stacked over seeds on the devices on which ``advance`` works, where those are several.
+        about: More that must be the same for a resumed run to be the run that was stopped, by name; what JSON can hold.
 
     Returns:
         The states stacked over seeds, leaves ``[S, ...]``, and the learning curve: a row a seed and update, with
-        columns ``seed``, ``update``, ``step`` (environment steps of that seed so far), one a metric, and
+        columns ``seed``, ``update``, ``step`` (steps of that seed so far), one a metric, and
         ``wall_seconds`` (since the start, at the end of the chunk; time before a resumption counts).
 
     Raises:
@@ -84,7 +88,7 @@ def run(
     updates = -(-total_steps // steps_per_update)
     config = _spread(config, len(seeds))
     params = jax.device_put(params)
-    identity = _identity(config, env, params, seeds) if checkpoint is not None else {}
+    identity = {**(about or {}), **_identity(config, env, params, seeds)} if checkpoint is not None else {}
     curve = _Curve(list(seeds), steps_per_update)
     start = functools.partial(_init_all, init, env, config, params, jnp.asarray(seeds, jnp.uint32))
     if resume and checkpoint is not None and checkpoints.steps(checkpoint):
@@ -132,13 +136,13 @@ def _loop(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _init_all(init: InitFn, env: Env, config: Any, params: Any, seeds: jax.Array) -> Any:
+def _init_all(init: InitFn, env: Any, config: Any, params: Any, seeds: jax.Array) -> Any:
     return jax.vmap(lambda config, seed: init(config, env, params, jax.random.key(seed)))(config, seeds)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=5)
 def _run_chunk(
-    advance: AdvanceFn, env: Env, capacity: int, config: Any, params: Any, states: Any, count: jax.Array
+    advance: AdvanceFn, env: Any, capacity: int, config: Any, params: Any, states: Any, count: jax.Array
 ) -> tuple[Any, Any]:
     """Makes ``count`` updates; metrics have room for ``capacity``, so a short last chunk needs no second program."""
     step = jax.vmap(lambda config, state: advance(config, env, params, state))
@@ -194,7 +198,7 @@ _BEFORE = {
 }  # what fields were, in effect, before checkpoints had them
 
 
-def _as_known(env: Env, saved: str) -> str:
+def _as_known(env: Any, saved: str) -> str:
     """The environment's ``repr`` without fields that ``saved`` does not have, where they are at their defaults: what it
     would have been before it had them.
     """
@@ -208,7 +212,7 @@ def _as_known(env: Env, saved: str) -> str:
     return f"{type(env).__qualname__}({', '.join(kept)})"
 
 
-def _resume(folder: str | Path, start: Callable[[], Any], curve: _Curve, identity: dict[str, Any], env: Env) -> Any:
+def _resume(folder: str | Path, start: Callable[[], Any], curve: _Curve, identity: dict[str, Any], env: Any) -> Any:
     """The saved states, shaped as those that ``start`` makes; fills ``curve``. Refuses a checkpoint of another run."""
     newest = checkpoints.steps(folder)[-1]
     metadata = checkpoints.read_metadata(folder, newest)
@@ -241,7 +245,7 @@ def _spread(config: Any, count: int) -> Any:
     return jax.tree_util.tree_map_with_path(spread, config)
 
 
-def _identity(config: Any, env: Env, params: Any, seeds: Sequence[int]) -> dict[str, Any]:
+def _identity(config: Any, env: Any, params: Any, seeds: Sequence[int]) -> dict[str, Any]:
     """What must be the same for a resumed run to be the run that was stopped."""
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     numbers = {
