@@ -20,6 +20,7 @@ from adarena.agents import ppo
 from adarena.agents.rules import RULES, Rule
 from adarena.envs.core import Env
 from adarena.envs.market.auction import MECHANISMS
+from adarena.envs.market.response import RESPONSES
 from adarena.envs.replay import BUDGET_FRACTIONS
 from adarena.experiments import protocol, tables
 from adarena.experiments.learners import train_seeds
@@ -47,6 +48,7 @@ class AutoBidExperiment:
             ``"auctionnet"`` (that simulator's market; one block of its impressions stands for a tick).
         mechanisms: Auctions to compare in; a replay has its own (second price).
         objective: ``"cpa"``, ``"roas"`` or ``"budget"``.
+        response: ``"expected"``: outcomes are expectations; ``"sampled"``: clicks and conversions happen or not.
         impressions: Impressions simulated a tick.
         seeds: Training seeds of the learner.
         train_steps: Environment steps a training seed.
@@ -69,6 +71,7 @@ class AutoBidExperiment:
     traffic: str = "calibrated"
     mechanisms: tuple[str, ...] = ("gsp",)
     objective: str = "cpa"
+    response: str = "expected"
     impressions: int = 64
     seeds: tuple[int, ...] = (0, 1)
     train_steps: int = 800_000
@@ -91,6 +94,8 @@ class AutoBidExperiment:
         for field in ("seeds", "mechanisms", "rules", "budgets"):
             if not getattr(self, field):
                 raise ValueError(f"{field} must name at least one, got {getattr(self, field)!r}")
+        if self.response not in RESPONSES:
+            raise ValueError(f"response must be one of {', '.join(RESPONSES)}, got {self.response!r}")
         for field, allowed in (("mechanisms", MECHANISMS), ("rules", tuple(RULES))):
             unknown = [name for name in getattr(self, field) if name not in allowed]
             if unknown:
@@ -115,7 +120,11 @@ class AutoBidExperiment:
 
     def make(self, mechanism: str, part: str) -> tuple[Env, Any]:
         """The environment and its parameters; ``part`` (``"train"`` or ``"test"``) matters to a replay."""
-        changes: dict[str, Any] = {"traffic": self.traffic, "impressions": self.impressions}
+        changes: dict[str, Any] = {
+            "traffic": self.traffic,
+            "impressions": self.impressions,
+            "response": self.response,
+        }
         if self.replays:
             changes = {**envs.REPLAY, **changes, "log_part": part}
         else:

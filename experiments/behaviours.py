@@ -58,6 +58,7 @@ class BehaviourConfig:
             "impressions": self.experiment.impressions,
             "mechanism": self.experiment.mechanisms[0],
             "objective": self.experiment.objective,
+            "response": self.experiment.response,
             "budget_scale_low": low,
             "budget_scale_high": high,
         }

@@ -52,6 +52,7 @@ class CollectConfig:
         traffic: As in ``adarena run autobid``; not the replay of a log.
         mechanism: Auction.
         objective: ``"cpa"``, ``"roas"`` or ``"budget"``.
+        response: ``"expected"`` or ``"sampled"``, as in ``adarena run autobid``.
         impressions: Impressions simulated a tick.
         steps: Environment steps, rounded up to whole episodes.
         episodes: Episodes instead of ``steps``, unless 0.
@@ -79,6 +80,7 @@ class CollectConfig:
     traffic: str = "calibrated"
     mechanism: str = "gsp"
     objective: str = "cpa"
+    response: str = "expected"
     impressions: int = 64
     steps: int = 1_000_000
     episodes: int = 0
@@ -139,6 +141,7 @@ class CollectConfig:
             traffic=self.traffic,
             mechanisms=(self.mechanism,),
             objective=self.objective,
+            response=self.response,
             impressions=self.impressions,
             seeds=(self.seed,),
             train_steps=self.train_steps,

@@ -1,0 +1,169 @@
+"""What `adarena.experiments.offline` makes of its scores: summary, published orderings, live against replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import polars as pl
+from rich.table import Table
+from scipy.stats import kendalltau
+
+from adarena.experiments import protocol, tables
+from adarena.experiments.offline_learners import GENERATIVE
+from adarena.experiments.statistics import Bootstrap, iqm, paired_difference, stratified_bootstrap
+from adarena.experiments.store import RunFolder
+
+if TYPE_CHECKING:
+    from adarena.experiments.offline import OfflineExperiment
+
+PUBLISHED = (
+    ("gave", "gas", "GAVE, table 1"),
+    ("gas", "decision_transformer", "GAS, table 1"),
+    ("decision_transformer", "bc", "GAS and GAVE, tables 1"),
+)
+"""Published orderings over learners: better, worse, where (GAS: arXiv:2412.17018, GAVE: arXiv:2504.14587)."""
+
+PUBLISHED_CHOICES = (
+    ("full", "random", "GAS, ablation"),
+    ("random", "mean", "GAS, ablation"),
+    ("mean", "greedy", "GAS, ablation"),
+)
+"""The same over ways to choose one of GAS's candidates."""
+
+
+def asked_frame(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
+    """What each thing asked for brought on tuning markets: columns ``policy, target, score, chosen``."""
+    schema = {"policy": pl.String, "target": pl.Float64, "score": pl.Float64, "chosen": pl.Boolean}
+    return pl.DataFrame(list(rows), schema=schema)
+
+
+def derive(config: OfflineExperiment, folder: RunFolder) -> None:
+    """Writes ``summary``, ``orderings`` and ``disagreement`` from the scores."""
+    scores = folder.read_table("scores")
+    folder.write_table("summary", protocol.summarise(scores).with_columns(pl.lit(config.mechanism).alias("mechanism")))
+    studies = {name: folder.read_table(name) if name in folder.tables else None for name in ("choices", "to_go")}
+    folder.write_table("orderings", orderings(scores, studies["choices"], studies["to_go"]))
+    folder.write_table("disagreement", disagreement(scores, folder.read_table("replayed")))
+
+
+def orderings(scores: pl.DataFrame, choices: pl.DataFrame | None, to_go: pl.DataFrame | None) -> pl.DataFrame:
+    """Published orderings, and the comparisons that this project asks for, on the same cases.
+
+    Returns:
+        One row a pair: ``better`` and ``worse`` (as claimed), ``source``, ``metric``; ``difference``, paired, with its 95 %
+        interval over training seeds (over markets where neither learns); ``holds``: whether the interval lies above zero;
+        ``reversed``: whether it lies below.
+    """
+    rows = []
+    for better, worse, source in PUBLISHED:
+        rows += _pair(scores, better, worse, source)
+    if choices is not None:
+        for better, worse, source in PUBLISHED_CHOICES:
+            rows += _pair(choices, better, worse, source)
+    if to_go is not None:
+        rows += _pair(to_go, "score", "value", "GAVE: trained on what is counted")
+        rows += _pair(to_go, "value", "score", "GAVE: trained on what is counted", "value")
+    best = best_of(scores, GENERATIVE)
+    others = [name for name in _learners(scores) if name not in (*GENERATIVE, "ppo")]
+    rivals = [best_of(scores, others), protocol.best_rule(scores), "ppo"]
+    for rival in rivals:
+        if best is not None and rival is not None:
+            rows += _pair(scores, best, rival, "asked here")
+    return pl.DataFrame(rows, schema=_ORDERINGS)
+
+
+_ORDERINGS: dict[str, Any] = dict.fromkeys(("better", "worse", "source", "metric"), pl.String)
+_ORDERINGS |= dict.fromkeys(("difference", "difference_low", "difference_high"), pl.Float64)
+_ORDERINGS |= dict.fromkeys(("holds", "reversed"), pl.Boolean)
+
+
+def best_of(scores: pl.DataFrame, names: Sequence[str]) -> str | None:
+    """The one with the highest IQM score, of those that are there."""
+    there = [name for name in _learners(scores) if name in names]
+    return max(there, key=lambda name: float(iqm(protocol.matrix(scores, name))), default=None)
+
+
+def _learners(scores: pl.DataFrame) -> list[str]:
+    return scores.filter(pl.col("kind") == "learner")["policy"].unique(maintain_order=True).to_list()
+
+
+def _pair(scores: pl.DataFrame, better: str, worse: str, source: str, metric: str = "score") -> list[dict[str, Any]]:
+    """The row of a pair; none where one of them is not there."""
+    if not {better, worse} <= set(scores["policy"]):
+        return []
+    first, second = (protocol.matrix(scores, name, metric) for name in (better, worse))
+    if set(scores.filter(pl.col("policy") == worse)["kind"]) != {"learner"}:
+        second = second[0]
+    found = paired_difference(first, second, options=Bootstrap(resample="seeds"))
+    row = {"better": better, "worse": worse, "source": source, "metric": metric}
+    return [row | protocol.named("difference", found) | {"holds": found.low > 0.0, "reversed": found.high < 0.0}]
+
+
+def disagreement(scores: pl.DataFrame, replayed: pl.DataFrame) -> pl.DataFrame:
+    """How far playing a logged day misjudges policies.
+
+    Returns:
+        One row a policy: ``live`` and ``replayed`` IQM scores, their ``live_rank`` and ``replayed_rank`` (1 is best), and
+        ``bias``, replayed less live, paired, with a 95 % interval (over training seeds; over markets for rules).
+    """
+    rows = []
+    for name in replayed["policy"].unique(maintain_order=True):
+        kind = replayed.filter(pl.col("policy") == name)["kind"][0]
+        live, logged = (protocol.matrix(table, name) for table in (scores, replayed))
+        market = scores.filter(pl.col("policy") == name).sort("seed", "case")["market"].to_numpy()[: live.shape[1]]
+        if kind == "rule":
+            live, logged = live[0], logged[0]
+        by: Literal["seeds", "markets"] = "seeds" if kind == "learner" or len(set(market)) == 1 else "markets"
+        # One seed's two scores belong together: it is the same policy.
+        bias = stratified_bootstrap(logged - live, markets=market, options=Bootstrap(resample=by))
+        row = {"policy": name, "kind": kind, "live": float(iqm(live)), "replayed": float(iqm(logged))}
+        rows.append(row | protocol.named("bias", bias))
+    ranks = [pl.col(name).rank("min", descending=True).alias(f"{name}_rank") for name in ("live", "replayed")]
+    return pl.DataFrame(rows, infer_schema_length=None).with_columns(ranks).sort("live_rank")
+
+
+def shown(folder: RunFolder, config: OfflineExperiment) -> list[Table]:
+    """Tables for people."""
+    comparison = tables.comparison(folder.read_table("summary"), config.mechanism, config.online())
+    return [
+        comparison,
+        _orderings_table(folder.read_table("orderings")),
+        _disagreement_table(folder.read_table("disagreement")),
+    ]
+
+
+def _orderings_table(frame: pl.DataFrame) -> Table:
+    table = Table(title="Orderings: paired difference (IQM, 95 % interval over training seeds)")
+    for name in ("claimed better", "than", "metric", "difference", "verdict", "source"):
+        table.add_column(name)
+    for row in frame.iter_rows(named=True):
+        verdict = "holds" if row["holds"] else ("reversed" if row["reversed"] else "not told apart")
+        difference = tables.with_interval(row, "difference", sign=True)
+        table.add_row(row["better"], row["worse"], row["metric"], difference, verdict, row["source"])
+    return table
+
+
+def _disagreement_table(frame: pl.DataFrame) -> Table:
+    tau = (
+        float(kendalltau(frame["live"].to_numpy(), frame["replayed"].to_numpy()).statistic)
+        if len(frame) > 1
+        else np.nan
+    )
+    table = Table(
+        title="The same policies against rivals who respond (live) and against a logged day (replayed)",
+        caption=f"Kendall's tau of the two orders: {tau:.2f}",
+    )
+    for name in ("policy", "live", "rank", "replayed", "rank", "replayed less live"):
+        table.add_column(name, justify="left" if name == "policy" else "right")
+    for row in frame.iter_rows(named=True):
+        table.add_row(
+            row["policy"],
+            tables.number(row["live"]),
+            f"{row['live_rank']}",
+            tables.number(row["replayed"]),
+            f"{row['replayed_rank']}",
+            tables.with_interval(row, "bias", sign=True),
+        )
+    return table
