@@ -23,14 +23,26 @@ CHANGES: dict[ModuleType, dict[str, Any]] = {
     iql: {"learning_rate": 3e-3, "target_rate": 0.02, "expectile": 0.9},
     cql: {"learning_rate": 3e-3, "actor_rate": 3e-3, "target_rate": 0.02, "alpha": 0.3, "samples": 2},
 }
-STEPS = 4000
+STEPS, SEEDS = 4000, (0, 1, 2)
 
 
 def trained(algorithm: Any, data: Any, steps: int = STEPS, **changes: Any) -> tuple[Any, Any, Any]:
-    """Configuration, the first seed's state, the curve. All calls share one program an algorithm."""
+    """Configuration, states of three seeds, the curve. All calls share one program an algorithm."""
     config = algorithm.make_config(**WIDTHS, **(CHANGES[algorithm] | changes))
-    states, curve = loop.train(algorithm, config, data, seeds=[0], total_steps=steps, progress=False)
-    return config, jax.tree.map(lambda x: x[0], states), curve
+    states, curve = loop.train(algorithm, config, data, seeds=SEEDS, total_steps=steps, progress=False)
+    return config, states, curve
+
+
+def first(states: Any) -> Any:
+    """The first seed's."""
+    return jax.tree.map(lambda x: x[0], states)
+
+
+def played_by_all(algorithm: Any, config: Any, states: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Wanted places ``[25]``, and means over seeds of actions ``[25, 2]`` and returns ``[25]``."""
+    policy = algorithm.make_policy(config, SPEC, states)
+    each = [played(jax.tree.map(lambda x, s=s: x[s], policy)) for s in range(len(SEEDS))]
+    return each[0][0], np.mean([x[1] for x in each], 0), np.mean([x[2] for x in each], 0)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +59,7 @@ def test_bc_finds_mean_and_deviation() -> None:
     unit = np.clip(mean + 0.15 * draw.normal(size=mean.shape), -1.0, 1.0)
     data = make_data(episodes_of(obs, 2.0 * unit[..., None], np.ones((COUNT, 2))), SPEC)
     config, state, _ = trained(bc, data, learning_rate=1e-3)
+    state = first(state)
     policy = bc.make_policy(config, SPEC, state)
     at = jnp.stack([jnp.linspace(-0.9, 0.9, 19), jnp.full(19, 0.3), jnp.full(19, -0.5)], -1)
     action = np.asarray(policy.act(jax.random.key(0), (), at)[1])[:, 0] / 2.0
@@ -57,42 +70,41 @@ def test_bc_finds_mean_and_deviation() -> None:
 
 def test_bc_on_even_draws_does_nothing(on_chain: Any) -> None:
     config, state, _ = on_chain[bc]
-    actions = played(bc.make_policy(config, SPEC, state))[1]
-    assert np.abs(actions).max() < 0.2
+    actions = played_by_all(bc, config, state)[1]
+    assert np.abs(actions).max() < 0.15
 
 
 @pytest.mark.parametrize("algorithm", [td3_bc, iql, cql])
 def test_learners_find_what_no_logged_episode_did(on_chain: Any, algorithm: Any) -> None:
     """The mean of the logged returns is -2.6; the best is 1; the first action pays only through the second's value."""
     config, state, _ = on_chain[algorithm]
-    wanted, actions, returns = played(algorithm.make_policy(config, SPEC, state))
+    wanted, actions, returns = played_by_all(algorithm, config, state)
     assert returns.mean() > 0.85
     np.testing.assert_allclose(actions[:, 0], wanted, atol=0.25)
     np.testing.assert_allclose(actions[:, 1], -wanted, atol=0.25)
 
 
-def test_td3_bc_weighs_value_against_imitation_as_equation_5_says(on_chain: Any) -> None:
+def test_td3_bc_weighs_value_against_imitation_as_equation_5_says() -> None:
     """Even draws pull to 0 and ``lambda x 4 (a - wanted)^2`` to the best: both actions are a known share of it."""
     draw = np.random.default_rng(5)
-    wanted, first, second = draw.uniform(-0.6, 0.6, 20000), *draw.uniform(-1.0, 1.0, (2, 20000))
-    share = 1.0
+    wanted, start, second = draw.uniform(-0.6, 0.6, 20000), *draw.uniform(-1.0, 1.0, (2, 20000))
+    share, alpha = 1.0, 0.5
     for _ in range(50):  # the share changes the first step's values, which lambda depends on
-        size = (
-            np.abs(reward_of(first, wanted, second)).mean() + np.abs(reward_of(first, wanted, -share * wanted)).mean()
-        )
-        pull = 4.0 * 2.5 / (size / 2.0)
+        values = reward_of(start, wanted, second), reward_of(start, wanted, -share * wanted)
+        pull = 4.0 * alpha / np.mean(np.abs(values))
         share = pull / (pull + 1.0)
-    assert 0.8 < share < 0.9
-    config, state, _ = on_chain[td3_bc]
-    wanted, actions, _ = played(td3_bc.make_policy(config, SPEC, state))
+    assert 0.4 < share < 0.55  # twice lambda, or half, would be 0.14 or more away
+    config, states, _ = trained(td3_bc, chain_data(), alpha=alpha)
+    wanted, actions, _ = played_by_all(td3_bc, config, states)
     slope = (actions * wanted[:, None]).sum(0) / np.square(wanted).sum()
-    np.testing.assert_allclose(slope, [share, -share], atol=0.05)
+    np.testing.assert_allclose(slope, [share, -share], atol=0.08)
 
 
 def test_iql_values_are_the_expectile_of_the_logged_actions(on_chain: Any) -> None:
     config, state, _ = on_chain[iql]
     at = jnp.asarray([[0.2, 0.3, 1.0], [-0.4, 0.1, 1.0], [0.5, -0.4, 1.0]])
     rewards = np.asarray([reward_of(float(x), float(c), np.linspace(-1.0, 1.0, 2001)) for x, c, _ in at])
+    state = first(state)
     values = Value(config.hidden).apply({"params": state.value.params}, normalise(state.common.obs_moments, at))
     np.testing.assert_allclose(values, expectile(rewards, 0.9), atol=0.25)
 
@@ -146,7 +158,7 @@ def test_values_go_on_after_a_cut_and_end_with_a_termination(algorithm: Any) -> 
     for terminated, known in ((False, 2.0), (True, 1.25)):
         data = make_data(episodes_of(obs, actions, np.ones((COUNT, 2)), terminated), SPEC)
         curve = trained(algorithm, data, 1000, **changes)[2]
-        found = curve["value" if algorithm is iql else "q"][-1]
+        found = curve["value" if algorithm is iql else "q"][-3:].mean()
         assert found == pytest.approx(known, abs=0.08)
 
 
