@@ -123,6 +123,7 @@ def _write(minari: Any, folder: RunFolder, about: logged.About, name: str) -> No
     env, params = about.make()
     spec = copy.deepcopy(gymnasium.spec(about.env))
     spec.kwargs = {**spec.kwargs, **about.changes}
+    spec.max_episode_steps = about.steps + 1  # d3rlpy wants a limit; the episode ends before it, so nothing is cut
     dataset = None
     for number in tqdm(range(about.parts), desc=f"writing {name}", unit="part", disable=None, delay=2.0):
         buffers = list(_buffers(logged.read_part(folder, number), number * about.part_episodes))

@@ -198,6 +198,7 @@ def test_minari_reads_what_was_logged(mixed: Path, tmp_path: Path, monkeypatch: 
     env = dataset.recover_environment()
     assert env.observation_space == dataset.observation_space
     assert env.action_space == dataset.action_space
+    assert dataset.env_spec.max_episode_steps == 49
     assert dataset.action_space.contains(episodes.actions[0, 0])
     with pytest.raises(ValueError, match=f"name must be new to Minari, got '{name}'"):
         minari_export.export(mixed)
