@@ -22,7 +22,7 @@ _FORMAT = 1
 _STEP_NAME = re.compile(r"\d{9,}")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ValueError):
     """A checkpoint is missing, damaged, or not of what was asked for. The message names its path and what is wrong."""
 
 

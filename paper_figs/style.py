@@ -109,6 +109,14 @@ _LOOKS = {
     "dual_q": Look("Q by ad, fund priced", VERMILION, "D"),
     "es": Look("Evolution strategy", ORANGE, "o"),
     "oracle": Look("Oracle (true rates)", BLACK, "*"),
+    "bc": Look("Behaviour cloning", GREY, "o"),
+    "td3_bc": Look("TD3+BC", GREEN, "o"),
+    "cql": Look("CQL", GREEN, "X"),
+    "iql": Look("IQL", GREEN, "h"),
+    "decision_transformer": Look("Decision Transformer", ORANGE, "o"),
+    "gave": Look("GAVE", ORANGE, "^"),
+    "gas": Look("GAS", ORANGE, "s"),
+    "diffusion": Look("Diffusion planner", PURPLE, "o"),
 }
 _OTHERS = (PURPLE, ORANGE, GREEN, SKY)
 _MECHANISMS = {"gsp": "GSP", "first_price": "First price", "second_price": "Second price", "vcg": "VCG"}
