@@ -8,6 +8,9 @@ candidates are put on [0, 1] and added up (soft vote, eq. 13 and 14), and the ca
 ablations are choices, too: the mean of the candidates, one at random, the one with the greatest foretold immediate reward,
 the base action alone, and (``history`` off) critics without history.
 
+Goals are by default asked anew at every step (``"advantage"``): where the whole day's return is asked for, the base model takes
+back what the search won before.
+
 Departures: actions here are logs of multipliers, so factors are added as logs. The action meets the critic in its head
 rather than as its last token, so all candidates share one pass. A critic's value is added to a ridge regression's forecast of
 the return to go, from which it starts. The critics share minibatches with each other and with the base model, but not
@@ -76,7 +79,7 @@ class Config:
     layers: int = static(2)
     heads: int = static(2)
     past_actions: bool = static(False)
-    conditioning: str = static("relative")
+    conditioning: str = static("advantage")
     meter: Meter | None = static(None)
     batch: int = static(64)
     critics: int = static(3)
@@ -217,6 +220,8 @@ def update(config: Config, data: Data, state: State) -> tuple[State, Metrics]:
     base, base_metrics = decision_transformer.update(_base(config), data, state.base)
     key, key_batch = jax.random.split(base.common.key)
     context, windows = sample_contexts(config, base.goals, data, key_batch)
+    # The same windows one step later: the value of what follows a step is read with as long a history as when acting.
+    later = Context(context.goal, windows.next_obs, jnp.roll(context.action, -1, 1), context.time + 1)
     rate = learning_rate(config, state.base.common.steps)
     module = _critic(config, data.steps)
 
@@ -224,8 +229,9 @@ def update(config: Config, data: Data, state: State) -> tuple[State, Metrics]:
         goal_q = applied(module, target, context)[0]
 
         def loss(params: Any) -> tuple[jax.Array, Metrics]:
-            q, v, reward = applied(module, params, context)
-            return _losses(config, base.goals, windows, (q, v, reward), goal_q, base_metrics.mse)
+            next_v = applied(module, jax.lax.stop_gradient(params), later)[1]
+            said = applied(module, params, context)
+            return _losses(config, base.goals, windows, said, next_v, goal_q, base_metrics.mse)
 
         critic, _, metrics = descend(loss, critic, rate)
         return critic, follow(target, critic.params, config.target_rate), metrics
@@ -240,19 +246,17 @@ def _losses(
     goals: Goals,
     windows: Windows,
     said: tuple[jax.Array, jax.Array, jax.Array],
+    next_v: jax.Array,
     target_q: jax.Array,
     mse: jax.Array,
 ) -> tuple[jax.Array, Metrics]:
-    """Eq. 7 and 8 over windows, and the immediate reward's error. A window's last step counts only where the episode ends
-    there: the value of what comes after is read from the next step of the same pass.
-    """
+    """Eq. 7 and 8 over windows, and the immediate reward's error."""
     q, v, reward = said
     forecast = goals.forecast(windows.obs, windows.time)
     earned = windows.reward / goals.unit
-    ahead = jnp.concatenate([(v + forecast)[:, 1:], jnp.zeros_like(v[:, :1])], 1)
-    aim = earned + config.discount * jnp.where(windows.terminated, 0.0, jax.lax.stop_gradient(ahead))
-    known = windows.terminated | (jnp.arange(q.shape[1]) < q.shape[1] - 1)
-    q_loss = (jnp.square(aim - forecast - q) * known).sum() / known.sum()
+    ahead = next_v + goals.forecast(windows.next_obs, windows.time + 1)
+    aim = earned + config.discount * jnp.where(windows.terminated, 0.0, ahead)
+    q_loss = jnp.square(aim - forecast - q).mean()
     v_loss = expectile_loss(target_q - v, config.expectile).mean()
     reward_mse = jnp.square(earned - reward).mean()
     return q_loss + v_loss + reward_mse, Metrics(mse, q_loss, v_loss, (q + forecast).mean(), reward_mse)
@@ -347,4 +351,4 @@ def _base(config: Config) -> decision_transformer.Config:
 
 def _critic(config: Config, steps: int) -> Critic:
     sizes = {"width": config.critic_width, "layers": config.critic_layers}
-    return Critic(encoder_of(config, steps, goals=False, actions=config.history, **sizes), config.history)
+    return Critic(encoder_of(config, steps + 1, goals=False, actions=config.history, **sizes), config.history)

@@ -112,7 +112,7 @@ class SequenceEncoder(nn.Module):
         """Hidden states at the observations' tokens, ``[..., K, width]`` float32."""
         length = context.obs.shape[-2]
         time = jnp.minimum(context.time[..., None] + jnp.arange(length), self.steps - 1)
-        when = nn.Embed(self.steps, self.width, embedding_init=nn.initializers.normal(0.1))(time)
+        when = nn.Embed(self.steps, self.width, embedding_init=nn.initializers.normal(0.5))(time)
         parts = [nn.Dense(self.width)(context.obs) + when]
         if self.goals:
             parts.insert(0, nn.Dense(self.width)(context.goal[..., None]) + when)
