@@ -25,6 +25,8 @@ from adarena.envs.lifecycle_report import true_rates
 from adarena.envs.lifecycle_tick import controls_of, quality_now
 from adarena.envs.market.ledger import score
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ID = "adarena/Lifecycle-v0"
 SIZES: dict[str, Any] = {
     "rivals": 3,

@@ -15,6 +15,8 @@ from adarena.agents.rules import Constant
 from adarena.envs.market.traffic import Bank, draw_drift, draw_volume, visit
 from adarena.experiments.rollout import rollout
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TICKS = 12
 
 

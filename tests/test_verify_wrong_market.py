@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adarena.envs.market import auction, tick
+from adarena.envs.market import auction, clearing
 from adarena.experiments import cli, verify
 from adarena.experiments.theory import autobidding, equilibrium, pacing, positions, predictions, single_item, whole_tick
 from adarena.experiments.theory.row import Row
@@ -53,8 +53,8 @@ def _second_best_wins(score: jax.Array, priority: jax.Array, slots: int) -> auct
 
 
 def _spoil(monkeypatch: pytest.MonkeyPatch, name: str, mistake: Callable[..., Any]) -> None:
-    """Puts a mistake where the market's tick and the truths look the function up."""
-    for module in (tick, equilibrium):
+    """Puts a mistake where the market's clearing and the truths look the function up."""
+    for module in (clearing, equilibrium):
         monkeypatch.setattr(module, name, mistake)
 
 
