@@ -214,10 +214,11 @@ class Varied:
     """A policy near another one: its noise moved by some of its own deviations, and wider or narrower.
 
     Target policies of off-policy evaluation are made so. For a truncated normal the numbers are of the normal before
-    truncation (its mean stays in the range), for a squashed one of the normal before squashing.
+    truncation (its mean stays in the range), for a squashed one of the normal before squashing. A uniform density has
+    nothing to vary and stays as it is.
 
     Attributes:
-        policy: The other one; its densities are `TruncatedNormal`, or `Stretched` around a `TanhGaussian`.
+        policy: The other one; its densities are `TruncatedNormal`, `Stretched` around a `TanhGaussian`, or `Box`.
         shift: By how many of its standard deviations the mean moves, scalar float32.
         scale: What the standard deviation is multiplied by, scalar float32 above 0.
     """
@@ -244,6 +245,8 @@ class Varied:
             mean = density.inner.mean + self.shift * jnp.exp(density.inner.log_std)
             inner = TanhGaussian(mean, density.inner.log_std + jnp.log(self.scale))
             return carry, Stretched(inner, density.low, density.high, density.unit)
+        if isinstance(density, Box):
+            return carry, density
         raise TypeError(f"only normals, truncated or squashed, can be varied, got {type(density).__name__}")
 
 

@@ -71,7 +71,8 @@ def spearman(said: np.ndarray, truth: np.ndarray) -> float | None:
 
 def shown(found: pl.DataFrame, truths: pl.DataFrame) -> Table:
     """The quality table for people."""
-    low, high, spread = (float(x) for x in truths.select(pl.min("truth"), pl.max("truth"), b=pl.std("truth")).row(0))
+    worth = truths["truth"].to_numpy()
+    low, high, spread = worth.min(), worth.max(), worth.std(ddof=1)
     error = tables.number(truths["truth_se"].mean())
     table = Table(
         title=f"Estimates against the truth: {len(truths)} policies worth {low:.3g} to {high:.3g} (standard deviation "

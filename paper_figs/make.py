@@ -15,6 +15,7 @@ from adarena.paper_figs import (
     fig_definitions,
     fig_frontier,
     fig_lifecycle,
+    fig_ope,
     fig_posterior,
     fig_revenue,
     fig_scores,
@@ -31,6 +32,9 @@ COLDSTART_FIGURES = (fig_frontier, fig_definitions, fig_revenue, fig_posterior, 
 
 LIFECYCLE_FIGURES = (fig_lifecycle,)
 """Those of ``adarena run lifecycle``."""
+
+OPE_FIGURES = (fig_ope,)
+"""Those of ``adarena run ope``."""
 
 
 def draw_all(results: Path, out: Path) -> list[Path]:
@@ -60,7 +64,9 @@ def draw_all(results: Path, out: Path) -> list[Path]:
 
 
 def figures_of(results: Path) -> tuple[ModuleType, ...]:
-    """The figures of the experiment whose tables a folder holds, by its columns of scores."""
+    """The figures of the experiment whose tables a folder holds: by its estimates, or its columns of scores."""
+    if (Path(results) / fig_ope.TABLE).is_file():
+        return OPE_FIGURES
     path = Path(results) / fig_definitions.TABLE
     columns = pl.read_parquet_schema(path) if path.is_file() else {}
     if "success_breakout" in columns:
