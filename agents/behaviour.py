@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from adarena.agents.distributions import Distribution
+from adarena.agents.distributions import Distribution, TanhGaussian
 from adarena.agents.policy import Policy
 from adarena.agents.ppo_policy import PPOPolicy
 from adarena.agents.rules.simple import Random
@@ -207,6 +207,47 @@ class PPOBehaviour:
         half = 0.5 * (high - low)
         centre = low + half * (jnp.clip(inner.mean, -1.0, 1.0) + 1.0)  # type: ignore[attr-defined]
         return carry, TruncatedNormal(centre, half * jnp.exp(inner.log_std), low, high)  # type: ignore[attr-defined]
+
+
+@struct.dataclass
+class Varied:
+    """A policy near another one: its noise moved by some of its own deviations, and wider or narrower.
+
+    Target policies of off-policy evaluation are made so. For a truncated normal the numbers are of the normal before
+    truncation (its mean stays in the range), for a squashed one of the normal before squashing. A uniform density has
+    nothing to vary and stays as it is.
+
+    Attributes:
+        policy: The other one; its densities are `TruncatedNormal`, `Stretched` around a `TanhGaussian`, or `Box`.
+        shift: By how many of its standard deviations the mean moves, scalar float32.
+        scale: What the standard deviation is multiplied by, scalar float32 above 0.
+    """
+
+    policy: Behaviour
+    shift: jax.Array
+    scale: jax.Array
+
+    def init(self, params: Any) -> Any:
+        """The policy's carry."""
+        return self.policy.init(params)
+
+    def decide(self, carry: Any, obs: jax.Array) -> tuple[Any, Density]:
+        """The density, varied.
+
+        Raises:
+            TypeError: It is of another kind.
+        """
+        carry, density = self.policy.decide(carry, obs)
+        if isinstance(density, TruncatedNormal):
+            mean = jnp.clip(density.mean + self.shift * density.std, density.low, density.high)
+            return carry, TruncatedNormal(mean, self.scale * density.std, density.low, density.high)
+        if isinstance(density, Stretched) and isinstance(density.inner, TanhGaussian):
+            mean = density.inner.mean + self.shift * jnp.exp(density.inner.log_std)
+            inner = TanhGaussian(mean, density.inner.log_std + jnp.log(self.scale))
+            return carry, Stretched(inner, density.low, density.high, density.unit)
+        if isinstance(density, Box):
+            return carry, density
+        raise TypeError(f"only normals, truncated or squashed, can be varied, got {type(density).__name__}")
 
 
 @struct.dataclass

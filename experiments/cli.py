@@ -20,6 +20,7 @@ _USAGE = """adarena: a research gym for ad auctions
   adarena run coldstart [--preset NAME] [--resume] [options] the same for the placement of new ads
   adarena run lifecycle [--preset NAME] [--resume] [options] the same for the whole life of a campaign
   adarena run offline [--preset NAME] [--resume] [options]   bidders that learn from logs, compared in the live market
+  adarena run ope [--preset NAME] [--resume] [options]       value of policies from logs alone, against the truth
   adarena evaluate RUN [options]                             policies of a run on other markets
   adarena evaluate --policy P [--policy P ...] [options]     any policies in AuctionNet's market
   adarena collect [--preset NAME] [--resume] [options]       logged episodes with known propensities
@@ -33,7 +34,7 @@ _USAGE = """adarena: a research gym for ad auctions
 Each takes --help."""
 
 
-EXPERIMENTS = ("autobid", "coldstart", "lifecycle", "offline")
+EXPERIMENTS = ("autobid", "coldstart", "lifecycle", "offline", "ope")
 """Modules of `adarena.experiments` with ``PRESETS`` (name to configuration) and ``run(config, resume=...)``."""
 
 

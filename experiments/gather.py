@@ -15,7 +15,7 @@ from adarena.experiments.store import RunFolder
 
 _TABLES = ("scores", "summary", "curves", "day", "tuning")
 _CURVE = ("mechanism", "policy", "seed", "step", "episode_return", "entropy", "explained_variance", "objective")
-_ALONE = {"ColdStartExperiment": "coldstart", "LifecycleExperiment": "lifecycle"}
+_ALONE = {"ColdStartExperiment": "coldstart", "LifecycleExperiment": "lifecycle", "OpeExperiment": "ope"}
 """Experiments whose tables are taken as they are, one run at a time."""
 
 
@@ -36,7 +36,8 @@ def run(config: GatherConfig) -> Path:
     """Gathers the tables of finished runs.
 
     Raises:
-        ValueError: No run, two runs of one mechanism, or more than one where one is of cold start or lifecycle.
+        ValueError: No run, two runs of one mechanism, or more than one where one is of cold start, lifecycle or
+            off-policy evaluation.
         RunFolderError: A folder is no run, or is damaged, or is not finished.
     """
     if not config.runs:

@@ -16,6 +16,7 @@ from adarena.paper_figs import (
     fig_frontier,
     fig_lifecycle,
     fig_offline,
+    fig_ope,
     fig_posterior,
     fig_revenue,
     fig_scores,
@@ -35,6 +36,9 @@ LIFECYCLE_FIGURES = (fig_lifecycle,)
 
 OFFLINE_FIGURES = (fig_offline,)
 """Those of ``adarena run offline``."""
+
+OPE_FIGURES = (fig_ope,)
+"""Those of ``adarena run ope``."""
 
 
 def draw_all(results: Path, out: Path) -> list[Path]:
@@ -67,6 +71,8 @@ def figures_of(results: Path) -> tuple[ModuleType, ...]:
     """The figures of the experiment whose tables a folder holds, by its tables and its columns of scores."""
     if (Path(results) / fig_offline.TABLE).is_file():
         return OFFLINE_FIGURES
+    if (Path(results) / fig_ope.TABLE).is_file():
+        return OPE_FIGURES
     path = Path(results) / fig_definitions.TABLE
     columns = pl.read_parquet_schema(path) if path.is_file() else {}
     if "success_breakout" in columns:

@@ -179,7 +179,7 @@ def test_bad_experiments_are_refused_before_anything_runs(changes: dict[str, obj
 
 
 COMMANDS = [
-    (["run"], "run takes the name of an experiment (autobid, coldstart, lifecycle), got 'nothing'"),
+    (["run"], "run takes the name of an experiment (autobid, coldstart, lifecycle, offline, ope), got 'nothing'"),
     (["run", "warmstart"], "got 'warmstart'"),
     (["run", "coldstart", "--preset", "huge"], "preset must be one of default, smoke, paper, got 'huge'"),
     (["run", "coldstart", "--preset", "smoke", "--exploration-budget", "-1"], "exploration_budget must be"),
