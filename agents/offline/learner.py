@@ -29,11 +29,11 @@ class Algorithm(Protocol):
 
     __name__: str
 
-    def init(self, config: Any, data: Data, key: jax.Array) -> Any:
+    def init(self, config: Any, data: Any, key: jax.Array) -> Any:
         """The state of one seed before the first gradient step."""
         ...
 
-    def update(self, config: Any, data: Data, state: Any) -> tuple[Any, Any]:
+    def update(self, config: Any, data: Any, state: Any) -> tuple[Any, Any]:
         """One gradient step of one seed: the state after it, and metrics, a dataclass of scalars, float32."""
         ...
 
