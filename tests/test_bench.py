@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from adarena.experiments import bench, bench_growth, bench_roofline
+from adarena.experiments import bench, bench_growth, bench_roofline, bench_startup
 from adarena.experiments.bench import PARTS, BenchConfig, run_bench
 from adarena.experiments.bench_growth import AXES, growth
 from adarena.experiments.bench_market import yardstick_tick
@@ -28,10 +28,13 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, pl.DataFr
     pytest.importorskip("stable_baselines3")
     out = tmp_path_factory.mktemp("bench") / "results"
     jax.config.update("jax_disable_most_optimizations", True)  # compiling is nearly all that this costs
-    try:
-        return run_bench(BenchConfig(quick=True, out=str(out))), out
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # likewise in the processes that measure start-up
+        patch.setattr(bench_startup, "STAGES", ("import", "no cache"))  # `tests/test_startup.py` has the other stages
+        try:
+            return run_bench(BenchConfig(quick=True, out=str(out))), out
+        finally:
+            jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_every_part_is_written_as_it_is_returned(quick: tuple[dict[str, pl.DataFrame], Path]) -> None:
