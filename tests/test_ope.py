@@ -95,11 +95,11 @@ def test_every_estimator_by_hand() -> None:
 
 @pytest.mark.parametrize("name", ["is", "pdis", "dr"])
 def test_estimators_are_unbiased(name: str) -> None:
-    """Over many small logs; doubly robust also where its values are wrong."""
+    """Over many small logs; doubly robust also where its values are wrong (``V`` being the mean of ``Q``)."""
     truth = two_steps(1, 0, 0.2).v[0, 0]
     assert truth == pytest.approx(0.8 + 1.6 * 0.68)
     logs = [two_steps(10, seed, 0.2) for seed in range(600)]
-    found = np.asarray([said(name, log, q=0.5 * log.q + 1.0, v=0.5 * log.v - 1.0).value for log in logs])
+    found = np.asarray([said(name, log, q=0.5 * log.q + 1.0, v=0.5 * log.v + 1.0).value for log in logs])
     assert abs(found.mean() - truth) < 3.5 * found.std() / math.sqrt(len(found))
     wrong = np.asarray([said(name, log, target=log.behaviour).value for log in logs])
     assert name == "dr" or abs(wrong.mean() - truth) > 3.5 * wrong.std() / math.sqrt(len(wrong)), (
@@ -317,7 +317,7 @@ def test_a_run_from_log_to_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With rules that are not tuned, one of which has a memory."""
-    env, params = envs.make("autobid", traffic="synthetic", impressions=4)
+    env, params = envs.make("adarena/AutoBid-v0", traffic="synthetic", impressions=4)
     low, high = jnp.asarray([-1.0]), jnp.asarray([1.0])
     members = {name: behaviour.noisy(RULES[name].build(env), 0.2, low, high) for name in ("constant", "pid_pacing")}
     choice = (np.arange(8) % 2).astype(np.int32)

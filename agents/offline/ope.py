@@ -11,8 +11,9 @@ behaviour's, both given all that was seen, and the weight ``w_t = rho_0 ... rho_
   per-decision importance sampling: Thomas, PhD thesis, University of Massachusetts Amherst, 2015, section 3.10).
 - ``fqe``    mean of ``V(s_0)``, the direct method with fitted Q (`adarena.agents.offline.fitted_q`).
 - ``dr``     mean of ``sum_t w_t (r_t - Q(s_t, a_t)) + w_{t-1} V(s_t)``: doubly robust, equation 10 of Jiang and Li
-  (ICML 2016, arXiv:1511.03722) with the recursion written out. Unbiased if the densities are right and ``Q`` was fitted
-  on other episodes, whatever ``Q`` is; without variance if ``Q`` is right, rewards and moves have no chance of their own.
+  (ICML 2016, arXiv:1511.03722) with the recursion written out. Unbiased if the densities are right, ``V`` is the mean of
+  ``Q`` over the target's actions and ``Q`` was fitted on other episodes, however wrong ``Q`` is; without variance if ``Q``
+  is right and rewards and moves have no chance of their own.
 - ``wdr``    the same with both weights normalised step by step (Thomas and Brunskill, ICML 2016, arXiv:1604.00923,
   section 5).
 
