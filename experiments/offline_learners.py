@@ -35,10 +35,16 @@ STEPS = {
 }
 """Gradient steps: what a learner's own time on two cores allows, not the same for all."""
 
+PLANNED = ("budget_left", "cost_over_target", "progress", "spend_last", "win_rate_last", "multiplier_last")
+"""Entries of the observation that the diffusion planner plans: the campaign's own course, not the market's weather."""
+
 
 def configured(name: str, env: Env, steps: int, **changes: Any) -> Any:
     """A learner's configuration for an environment and a number of gradient steps, with further changes."""
     known: dict[str, Any] = {}
     if name in GENERATIVE:
         known["decay_steps"] = float(steps)
+    if name == "diffusion":
+        places = {entry.name: place for place, entry in enumerate(env.OBSERVATION)}
+        known["planned"] = tuple(places[entry] for entry in PLANNED if entry in places) or None
     return ALGORITHMS[name].make_config(**(known | changes))
