@@ -315,11 +315,12 @@ class Bench:
         fits = list(itertools.product(range(len(targets)), config.log_sizes, range(config.replicates)))
         self.console.print(f"Fitted Q: {config.gradient_steps:,} gradient steps on {len(fits)} pairs of target and log")
         numbers = np.asarray([(target, size * replicate, size) for target, size, replicate in fits], np.float32).T
-        settings = fitted_q.make_config(
+        learner: Any = fitted_q  # an algorithm whose data hold draws of target policies besides
+        settings: Any = fitted_q.make_config(
             hidden=tuple(config.hidden), **dict(zip(("target", "first", "episodes"), numbers, strict=True))
         )
         states, curve = train(
-            fitted_q,
+            learner,
             settings,
             data,
             seeds=range(len(fits)),
@@ -334,7 +335,7 @@ class Bench:
             at = np.asarray([place for place, fit in enumerate(fits) if fit[1] == size])
             of = settings.replace(
                 **{name: numbers[row][at] for row, name in enumerate(("target", "first", "episodes"))}
-            )  # type: ignore[attr-defined]
+            )
             found = fitted_q.values(of, data, jax.tree.map(lambda x, at=at: x[at], states), episodes=size)
             for place, one_q, one_v in zip(at, *found, strict=True):
                 q[fits[place]], v[fits[place]] = one_q, one_v

@@ -51,7 +51,8 @@ def draw(results: Path) -> Figure:
             ax.set_title(NAMES[name], fontsize=7.5)
             rank = found[name]["rank_correlation"]
             text = f"error {tables.number(found[name]['error'])}\nrank {tables.number(rank)}"
-            ax.text(0.03, 0.97, text, transform=ax.transAxes, va="top", fontsize=6.5)
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0}
+            ax.text(0.03, 0.97, text, transform=ax.transAxes, va="top", fontsize=6.5, bbox=box)
         for ax in axes.flat[len(estimators) :]:
             ax.set_visible(False)
         for ax in axes[:, 0]:
