@@ -17,6 +17,8 @@ from adarena.envs.adapters.auctionnet_host import SEAT, StrategyPolicy, play
 from adarena.envs.core import AutoReset
 from adarena.experiments.rollout import rollout
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ENV = SmallMarket()
 PARAMS = ENV.default_params()
 KEY = jax.random.key(3)

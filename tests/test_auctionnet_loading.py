@@ -16,6 +16,8 @@ from auctionnet_market import SmallMarket
 from adarena.envs.adapters.auctionnet import BaseBiddingStrategy, StrategyError, imports_of, load_strategies
 from adarena.envs.adapters.auctionnet_host import SEAT, play
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 EXAMPLE = Path(__file__).parent.parent / "examples" / "auctionnet_strategy.py"
 
 SIMPLE = """

@@ -24,6 +24,8 @@ from adarena.envs.coldstart import ColdStart, neutral_action
 from adarena.envs.core import Entry
 from adarena.experiments.rollout import rollout_seeds
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ALL = {**COLDSTART_RULES, **ORACLES}
 SIZES: dict[str, Any] = {
     **{"mature": 10, "launched": 6, "days": 10, "ticks_per_day": 4, "impressions": 16, "blocks": 8},

@@ -16,6 +16,8 @@ from adarena.envs.lifecycle_phases import BREAKOUT, COLD_START, STABLE, UNDERSTA
 from adarena.envs.market import wear
 from adarena.envs.market.counts import draw_arrivals, poisson_quantile
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 NOTHING = dict.fromkeys(Evidence._fields, False)
 
 

@@ -11,6 +11,8 @@ from log_rows import SAMPLES, formalised_row, raw_row, write
 
 from adarena.envs.data import Calibration, Log, fit_pctr, read_log, replay_bank
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 FORMALISED = SAMPLES / "ipinyou_formalised_2259"
 RAW = SAMPLES / "ipinyou_s3_raw_2821"
 needs_samples = pytest.mark.skipif(not FORMALISED.is_dir(), reason="real samples are not in ../shared/data")

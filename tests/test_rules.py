@@ -21,6 +21,8 @@ from adarena.envs.observation import entries
 from adarena.envs.rivals import KINDS, LIMIT, Signals
 from adarena.experiments.rollout import rollout_seeds
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 MARKETS = 96
 
 

@@ -5,6 +5,8 @@ import pytest
 
 from adarena.experiments.theory import autobidding, pacing
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.mark.parametrize("start", [1.0, 0.05])
 def test_pacing_rests_at_the_worked_example_from_any_start(start):

@@ -14,6 +14,8 @@ from adarena.agents.tuner import Bound, Plan, check_space, plan_of, stack_candid
 from adarena.envs.core import Entry, Env, StepResult
 from adarena.experiments.rollout import rollout, rollout_seeds
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 class Rule(flax.struct.PyTreeNode):
     gain: Any = 1.0
