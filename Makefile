@@ -38,6 +38,8 @@ figures: $(VENV)/.installed  ## redraw every figure from results
 	$(BIN)/adarena figures
 	$(BIN)/adarena figures --results paper_figs/results/coldstart --out paper_figs/figures/coldstart
 	$(BIN)/adarena figures --results paper_figs/results/lifecycle --out paper_figs/figures/lifecycle
+	$(BIN)/adarena figures --results paper_figs/results/offline --out paper_figs/figures/offline
+	$(BIN)/adarena figures --results paper_figs/results/ope --out paper_figs/figures/ope
 
 bench: $(VENV)/.installed-dev  ## measure speed, Stable-Baselines3 included
 	$(BIN)/adarena bench

@@ -15,7 +15,12 @@ from adarena.experiments.store import RunFolder
 
 _TABLES = ("scores", "summary", "curves", "day", "tuning")
 _CURVE = ("mechanism", "policy", "seed", "step", "episode_return", "entropy", "explained_variance", "objective")
-_ALONE = {"ColdStartExperiment": "coldstart", "LifecycleExperiment": "lifecycle", "OpeExperiment": "ope"}
+_ALONE = {
+    "ColdStartExperiment": "coldstart",
+    "LifecycleExperiment": "lifecycle",
+    "OfflineExperiment": "offline",
+    "OpeExperiment": "ope",
+}
 """Experiments whose tables are taken as they are, one run at a time."""
 
 
@@ -36,8 +41,7 @@ def run(config: GatherConfig) -> Path:
     """Gathers the tables of finished runs.
 
     Raises:
-        ValueError: No run, two runs of one mechanism, or more than one where one is of cold start, lifecycle or
-            off-policy evaluation.
+        ValueError: No run, two runs of one mechanism, or more than one where one is not of ``adarena run autobid``.
         RunFolderError: A folder is no run, or is damaged, or is not finished.
     """
     if not config.runs:
