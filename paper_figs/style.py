@@ -114,8 +114,8 @@ _LOOKS = {
     "cql": Look("CQL", GREEN, "X"),
     "iql": Look("IQL", GREEN, "h"),
     "decision_transformer": Look("Decision Transformer", ORANGE, "o"),
-    "gave": Look("GAVE", ORANGE, "^"),
-    "gas": Look("GAS", ORANGE, "s"),
+    "gave": Look("GAVE", SKY, "^"),
+    "gas": Look("GAS", BLUE, "s"),
     "diffusion": Look("Diffusion planner", PURPLE, "o"),
 }
 _OTHERS = (PURPLE, ORANGE, GREEN, SKY)

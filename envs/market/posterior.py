@@ -178,5 +178,8 @@ def believe(
     mean = prior * (shape + events) / (shape + prior * trials)
     # What is not known of the two factors adds to the ad's own variance as far as the prior still counts.
     unknown = 1.0 / (k_advertiser + weight) + (k_advertiser / (k_advertiser + weight)) ** 2 / precision[owners.category]
-    variance = 1.0 / (shape + events) + left**2 * unknown[owners.advertiser]
+    # The maximum changes no value. It keeps compilers from joining product and sum into one operation of another rounding
+    # in one place and not in another: a market and its twin must agree in every bit.
+    shared = jnp.maximum(left**2 * unknown[owners.advertiser], 0.0)
+    variance = 1.0 / (shape + events) + shared
     return Belief(prior, mean, 1.0 / variance)
