@@ -213,12 +213,7 @@ def run(config: AutoBidExperiment, *, resume: bool = False) -> Path:
                 "Replay: only auctions that the log's owner won can be won here; the win rate seen is scaled by the "
                 "published share of winnable auctions. Value is expected clicks by the fitted pCTR."
             )
-        if config.figures:
-            from adarena.paper_figs.make import draw_all
-
-            draw_all(folder.path, folder.path / "figures")
-        took = time.perf_counter() - started
-        console.print(f"Finished in {took / 60:.1f} min. Tables, checkpoints and figures are in {folder.path}")
+        tables.finish(folder, config.figures, started, console)
     return folder.path
 
 

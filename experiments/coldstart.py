@@ -298,12 +298,7 @@ def run(config: ColdStartExperiment, *, resume: bool = False) -> Path:
             console.print(table)
         top = protocol.best_rule(scores, "success_rate", coldstart_tables.MEAN)
         _study(config, folder, everyone, top, console)
-        if config.figures:
-            from adarena.paper_figs.make import draw_all
-
-            draw_all(folder.path, folder.path / "figures")
-        took = time.perf_counter() - started
-        console.print(f"Finished in {took / 60:.1f} min. Tables, checkpoints and figures are in {folder.path}")
+        tables.finish(folder, config.figures, started, console)
     return folder.path
 
 

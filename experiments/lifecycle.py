@@ -205,12 +205,7 @@ def run(config: LifecycleExperiment, *, resume: bool = False) -> Path:
         folder.write_table("summary", summary)
         for table in lifecycle_tables.comparison(summary):
             console.print(table)
-        if config.figures:
-            from adarena.paper_figs.make import draw_all
-
-            draw_all(folder.path, folder.path / "figures")
-        took = time.perf_counter() - started
-        console.print(f"Finished in {took / 60:.1f} min. Tables, checkpoints and figures are in {folder.path}")
+        tables.finish(folder, config.figures, started, console)
     return folder.path
 
 

@@ -183,12 +183,7 @@ def run(config: OfflineExperiment, *, resume: bool = False) -> Path:
         offline_tables.derive(config, folder)
         for table in offline_tables.shown(folder, config):
             console.print(table)
-        if config.figures:
-            from adarena.paper_figs.make import draw_all
-
-            draw_all(folder.path, folder.path / "figures")
-        took = time.perf_counter() - started
-        console.print(f"Finished in {took / 60:.1f} min. Tables, checkpoints and figures are in {folder.path}")
+        tables.finish(folder, config.figures, started, console)
     return folder.path
 
 
@@ -226,8 +221,8 @@ class Bench:
         """Trains, tunes, evaluates and keeps the tables."""
         config = self.config
         policies, curves, asked = {}, [], []
+        data = make_data(episodes, spec_of(self.env, self.params))
         for name in config.algorithms:
-            data = make_data(episodes, spec_of(self.env, self.params))
             policies[name], curve, tried = self.learn(name, name, data, configured(name, self.env, config.steps(name)))
             curves.append(curve)
             asked += tried

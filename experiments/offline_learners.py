@@ -40,12 +40,10 @@ CHOSEN: dict[str, dict[str, Any]] = {
     "iql": {"target_rate": 0.05, "beta": 0.5},
     "gave": {"explore": 0.05},
 }
-"""Settings other than the papers', chosen on tuning markets (one seed, 96 episodes of the default market, tier ``mixed``):
+"""Settings other than the papers', chosen on tuning markets of the default experiment.
 
-A value travels back over 48 undiscounted steps, so targets follow ten times faster. TD3+BC's values then grow without bound
-unless its critics are normalised; it scored 1 with the paper's settings, 18 with normalised critics, 33 with a fifth of the
-paper's ``alpha`` as well. IQL: 33 with a sixth of the paper's ``beta``. GAVE scored 2 with the paper's half to either side
-and 32 with a twentieth. CQL stays at its defaults: 26 with faster targets.
+A value travels back over 48 undiscounted steps, so targets follow ten times faster; TD3+BC's values then grow without bound
+unless its critics are normalised. GAVE explores a twentieth to either side instead of a half.
 """
 
 PLANNED = ("budget_left", "cost_over_target", "progress", "spend_last", "win_rate_last", "multiplier_last")

@@ -198,12 +198,7 @@ def run(config: OpeExperiment, *, resume: bool = False) -> Path:
             folder.write_table("estimates", bench.estimates(targets, folder.read_table("truths")))
         folder.write_table("quality", ope_tables.quality(folder.read_table("estimates")))
         console.print(ope_tables.shown(folder.read_table("quality"), folder.read_table("truths")))
-        if config.figures:
-            from adarena.paper_figs.make import draw_all
-
-            draw_all(folder.path, folder.path / "figures")
-        took = time.perf_counter() - started
-        console.print(f"Finished in {took / 60:.1f} min. Tables and figures are in {folder.path}")
+        tables.finish(folder, config.figures, started, console)
     return folder.path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -11,6 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from adarena.experiments.autobid import AutoBidExperiment
+    from adarena.experiments.store import RunFolder
 
 
 def console() -> Console:
@@ -20,6 +22,23 @@ def console() -> Console:
 
 
 _WIDTH = 150
+
+
+def finish(folder: RunFolder, figures: bool, started: float, plain: Console) -> None:
+    """The end of an experiment: draws its figures where asked to, says how long it took and where the results are.
+
+    Args:
+        folder: The run's folder, tables written.
+        figures: Whether to draw.
+        started: ``time.perf_counter()`` at the start.
+        plain: Where to say it.
+    """
+    if figures:
+        from adarena.paper_figs.make import draw_all
+
+        draw_all(folder.path, folder.path / "figures")
+    took = time.perf_counter() - started
+    plain.print(f"Finished in {took / 60:.1f} min. Tables, checkpoints and figures are in {folder.path}")
 
 
 def comparison(summary: pl.DataFrame, mechanism: str, config: AutoBidExperiment) -> Table:

@@ -41,6 +41,9 @@ def draw(results: Path) -> Figure:
         _scores(axes[0, 0], summary)
         _asked(axes[0, 1], asked)
         _live_and_replayed(axes[0, 2], both)
+        handles, labels = axes[0, 1].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
     return figure
 
 
@@ -55,7 +58,7 @@ def _scores(ax: Any, summary: pl.DataFrame) -> None:
     top = summary.filter(pl.col("policy") == BEST_CONSTANT)["score"]
     if len(top):
         ax.axvline(top[0], color=BLACK, linewidth=0.8, linestyle="--")
-    ax.set_xlabel("Score, live market [conversions a day]")
+    ax.set_xlabel("Score, live market\n[conversions a day]")
 
 
 def _asked(ax: Any, asked: pl.DataFrame) -> None:
@@ -64,10 +67,8 @@ def _asked(ax: Any, asked: pl.DataFrame) -> None:
         ax.plot(rows["target"], rows["score"], marker=look.marker, color=look.colour, label=look.name)
         best = rows.filter(pl.col("chosen"))
         ax.plot(best["target"], best["score"], "o", markersize=8, markerfacecolor="none", color=look.colour)
-    ax.set_xlabel("Return asked for [standard deviations]")
-    ax.set_ylabel("Score, tuning markets [conversions a day]")
-    if len(asked):
-        ax.legend(loc="best")
+    ax.set_xlabel("Return asked for\n[standard deviations]")
+    ax.set_ylabel("Score, tuning markets\n[conversions a day]")
 
 
 def _live_and_replayed(ax: Any, both: pl.DataFrame) -> None:
@@ -77,8 +78,8 @@ def _live_and_replayed(ax: Any, both: pl.DataFrame) -> None:
     for row in both.iter_rows(named=True):
         look = style.look(row["policy"])
         ax.plot(row["live"], row["replayed"], look.marker, color=look.colour)
-    ax.set_xlabel("Score, rivals respond")
-    ax.set_ylabel("Score, logged day")
+    ax.set_xlabel("Score, rivals respond\n[conversions a day]")
+    ax.set_ylabel("Score, logged day [conversions a day]")
 
 
 if __name__ == "__main__":

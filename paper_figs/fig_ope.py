@@ -56,9 +56,9 @@ def draw(results: Path) -> Figure:
         for ax in axes.flat[len(estimators) :]:
             ax.set_visible(False)
         for ax in axes[:, 0]:
-            ax.set_ylabel("Estimated return")
+            ax.set_ylabel("Estimated return\n[conversions a day]")
         for ax in axes[-1]:
-            ax.set_xlabel("Return when played")
+            ax.set_xlabel("Return when played\n[conversions a day]")
         handles = {h.get_label(): h for h in axes[0, 0].get_legend_handles_labels()[0]}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
     return figure
@@ -97,7 +97,7 @@ def _draw_panel(ax: Any, rows: pl.DataFrame, sizes: list[int], limits: tuple[flo
             label=f"{size:,} episodes",
         )
     ax.set_xlim(left, right)
-    ax.set_ylim(low, high)
+    ax.set_ylim(low, high + 0.35 * (high - low))  # room for the numbers above the data
 
 
 if __name__ == "__main__":

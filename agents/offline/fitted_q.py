@@ -28,7 +28,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from adarena.agents.fields import COUNT, FLAG, POSITIVE, WIDTHS, Rule, check_fields, checked_config, one_of
+from adarena.agents.fields import (
+    COUNT,
+    FLAG,
+    POSITIVE,
+    POSITIVE_SHARE,
+    WIDTHS,
+    Rule,
+    check_fields,
+    checked_config,
+    one_of,
+)
 from adarena.agents.networks import ACTIVATIONS, Perceptron
 from adarena.agents.offline.data import Data, Spec
 from adarena.agents.offline.learner import (
@@ -122,7 +132,7 @@ class Config:
         whole: Rule = (lambda x: 0.0 <= x < 2.0**24 and x == int(x), "a whole number from 0 to 2^24 - 1")
         numbers = {
             "learning_rate": POSITIVE,
-            "target_rate": (lambda x: 0.0 < x <= 1.0, "a number above 0, at most 1"),
+            "target_rate": POSITIVE_SHARE,
             **dict.fromkeys(("target", "first", "episodes"), whole),
         }
         check_fields(self, static, numbers)

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from adarena.agents.fields import COUNT, FLAG, SHARE, check_fields, checked_config, one_of
+from adarena.agents.fields import COUNT, FLAG, OPEN_SHARE, POSITIVE_SHARE, SHARE, check_fields, checked_config, one_of
 from adarena.agents.offline import decision_transformer
 from adarena.agents.offline.data import Data, Spec, Windows
 from adarena.agents.offline.decision_transformer import (
@@ -113,11 +113,11 @@ class Config:
 
 
 _RULES = {
-    "search": (lambda x: 0.0 < x < 1.0, "a number strictly between 0 and 1"),
+    "search": OPEN_SHARE,
     "action_multiplier": (lambda x: 1.0 < x < float("inf"), "a finite number above 1"),
-    "expectile": (lambda x: 0.0 < x < 1.0, "a number strictly between 0 and 1"),
+    "expectile": OPEN_SHARE,
     "discount": SHARE,
-    "target_rate": (lambda x: 0.0 < x <= 1.0, "a number above 0, at most 1"),
+    "target_rate": POSITIVE_SHARE,
 }
 
 

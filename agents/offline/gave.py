@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from adarena.agents.fields import COUNT, POSITIVE, check_fields, checked_config
+from adarena.agents.fields import COUNT, OPEN_SHARE, POSITIVE, check_fields, checked_config
 from adarena.agents.offline.data import Data, Spec
 from adarena.agents.offline.decision_transformer import (
     NUMERIC_RULES,
@@ -106,9 +106,9 @@ class Config:
 
 
 _RULES = {
-    "explore": (lambda x: 0.0 < x < 1.0, "a number strictly between 0 and 1"),
+    "explore": OPEN_SHARE,
     "action_multiplier": (lambda x: 1.0 < x < float("inf"), "a finite number above 1"),
-    "expectile": (lambda x: 0.0 < x < 1.0, "a number strictly between 0 and 1"),
+    "expectile": OPEN_SHARE,
     "sharpness": POSITIVE,
 }
 

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from adarena.agents.fields import NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE, check_fields, checked_config
+from adarena.agents.fields import NOT_NEGATIVE, OPEN_SHARE, POSITIVE, POSITIVE_OR_INFINITE, check_fields, checked_config
 from adarena.agents.offline.data import Data, Spec, sample_transitions
 from adarena.agents.offline.learner import (
     CRITIC_RULES,
@@ -87,7 +87,7 @@ class Config:
         """
         own = {
             "decay_steps": POSITIVE_OR_INFINITE,
-            "expectile": (lambda x: 0.0 < x < 1.0, "a number strictly between 0 and 1"),
+            "expectile": OPEN_SHARE,
             "beta": NOT_NEGATIVE,
             "greatest_weight": POSITIVE,
         }

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from adarena.agents.fields import COUNT, FLAG, POSITIVE, SHARE, WIDTHS, Rule, one_of
+from adarena.agents.fields import COUNT, FLAG, POSITIVE, POSITIVE_SHARE, SHARE, WIDTHS, Rule, one_of
 from adarena.agents.networks import ACTIVATIONS
 from adarena.agents.normalise import Moments, normalise
 from adarena.agents.offline.data import Data, Spec
@@ -179,6 +179,6 @@ CRITIC_STATIC_RULES: dict[str, Rule] = {**STATIC_RULES, "layer_norm": FLAG}
 CRITIC_RULES: dict[str, Rule] = {
     "learning_rate": POSITIVE,
     "discount": SHARE,
-    "target_rate": (lambda x: 0.0 < x <= 1.0, "a number above 0, at most 1"),
+    "target_rate": POSITIVE_SHARE,
 }
 """Rules of the numbers that every configuration with critics has."""
