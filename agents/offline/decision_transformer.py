@@ -194,10 +194,22 @@ def encoder_of(config: Any, steps: int, **changes: Any) -> SequenceEncoder:
 
 def sample_contexts(config: Any, goals: Goals, data: Data, key: jax.Array) -> tuple[Context, Windows]:
     """A batch of windows as the transformer reads them, and all else that is known of them."""
+    return contexts_at(config, goals, data, *draw_windows(config, data, key))
+
+
+def draw_windows(config: Any, data: Data, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Episodes and last steps of a batch of windows, ``[B]`` int32 each."""
     key_episode, key_last = jax.random.split(key)
     episode = jax.random.randint(key_episode, (config.batch,), 0, data.count)
     last = jax.random.randint(key_last, (config.batch,), 0, data.steps + config.context - 1)
-    windows = windows_at(data, episode, jnp.clip(last, config.context - 1, data.steps - 1), config.context)
+    return episode, jnp.clip(last, config.context - 1, data.steps - 1)
+
+
+def contexts_at(
+    config: Any, goals: Goals, data: Data, episode: jax.Array, last: jax.Array
+) -> tuple[Context, Windows]:
+    """The windows of episodes ``[B]`` that end at steps ``last`` ``[B]``, as the transformer reads them."""
+    windows = windows_at(data, episode, last, config.context)
     goal = goal_labels(config.conditioning, goals, data, episode, windows.time)
     return Context(goal, windows.obs, windows.action, windows.time[:, 0]), windows
 

@@ -1,0 +1,342 @@
+"""A bidder that reasons: it thinks a short chain of words, then acts on it; chains are learnt from logs and graded.
+
+After LBM (Kuaishou, WWW 2026, arXiv:2603.05134), with small networks in place of language models. Words and their truth are
+in `adarena.agents.offline.thoughts`. Training has two phases in one loop:
+
+1. *Behaviour.* Think learns the chains that a log would have thought in hindsight, by cross-entropy; Act learns the logged
+   actions given these chains; critics learn what actions and plans are worth, by implicit Q-learning
+   (`adarena.agents.offline.iql`) on returns relative to what observations foretell.
+2. *Grading* (as their GQPO), from ``behaviour_steps`` on: at each state Think draws ``chains`` chains and Act its action
+   on each; the logged chain stands beside them. A chain's grade is its advantage under the critics, in standard deviations,
+   and ``truth_weight`` times its `closeness` to what was true and what came true. The best chain is learnt if its advantage is
+   above zero; what the log would have thought goes on being learnt with weight ``anchor``, which keeps the words' meaning.
+
+Departures from LBM: critics judge the plan with the action, since one tick's action hardly moves a day's score; truth is part of
+the grade; Act is trained on the log throughout, so that chains and not a drifting Act must improve.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from adarena.agents.fields import (
+    COUNT,
+    FLAG,
+    NOT_NEGATIVE,
+    OPEN_SHARE,
+    POSITIVE_OR_INFINITE,
+    POSITIVE_SHARE,
+    SHARE,
+    WIDTHS,
+    check_fields,
+    checked_config,
+)
+from adarena.agents.offline.data import Data, Spec, Windows
+from adarena.agents.offline.decision_transformer import (
+    NUMERIC_RULES,
+    STATIC_RULES,
+    advanced,
+    check_sizes,
+    contexts_at,
+    draw_windows,
+    encoder_of,
+    first_context,
+    learning_rate,
+    static,
+)
+from adarena.agents.offline.iql import expectile_loss
+from adarena.agents.offline.learner import Common, Trained, applied, descend, follow, init_common, init_trained
+from adarena.agents.offline.networks import Critics, Value
+from adarena.agents.offline.returns import Goals, Meter, fit_goals
+from adarena.agents.offline.think import Act, Think, no_thoughts
+from adarena.agents.offline.thoughts import LENGTH, SLOTS, Reader, annotate, closeness, encode
+from adarena.agents.offline.transformer import Context
+from adarena.agents.reasoner_policy import ReasoningPolicy, reasoning_policy
+
+_PLAN = sum(len(slot.words) for slot in SLOTS if slot.kind != "plan")  # where the plan's words begin in an encoded chain
+
+
+@struct.dataclass
+class Config:
+    """Hyper-parameters. A frozen pytree: sizes and names are static, numbers are leaves.
+
+    Attributes:
+        reader: Reads what thoughts are about off an observation (`adarena.agents.offline.thoughts.reader_of`). Static.
+        thoughts: Whether Act is told what was thought; without, it is the same network on zeros, and Think is trained
+            for nothing. Static.
+        context, width, layers, heads, past_actions, conditioning, meter, batch: Of both transformers, as in
+            `adarena.agents.offline.decision_transformer.Config`. Static.
+        chains: Chains drawn at a state to be graded. Static.
+        critic_hidden: Widths of the critics' hidden layers. Static.
+        learning_rate, warmup_steps, decay_steps, target: As there.
+        behaviour_steps: Gradient steps before chains are graded; infinite for never.
+        anchor: Weight of the log's chains once others are graded.
+        truth_weight: Weight of truth in a grade, beside an advantage in standard deviations.
+        expectile: Of the values: 0.5 is the mean, near 1 the best logged action.
+        discount: ``gamma``; 1 where episodes end by themselves.
+        target_rate: Share of the way that target critics move in a step.
+    """
+
+    reader: Reader | None = static(None)
+    thoughts: bool = static(True)
+    context: int = static(12)
+    width: int = static(64)
+    layers: int = static(2)
+    heads: int = static(2)
+    past_actions: bool = static(False)
+    conditioning: str = static("relative")
+    meter: Meter | None = static(None)
+    batch: int = static(64)
+    chains: int = static(3)
+    critic_hidden: tuple[int, ...] = static((128, 128))
+    learning_rate: float = 1e-3
+    warmup_steps: float = 100.0
+    decay_steps: float = float("inf")
+    target: float = 1.0
+    behaviour_steps: float = 1500.0
+    anchor: float = 0.5
+    truth_weight: float = 1.0
+    expectile: float = 0.7
+    discount: float = 1.0
+    target_rate: float = 0.02
+
+    def validate(self) -> None:
+        """Checks every field.
+
+        Raises:
+            ValueError: A field's value is not allowed; the message names field, value and what is allowed.
+        """
+        own = {
+            "reader": (lambda x: isinstance(x, Reader), "a Reader (adarena.agents.offline.thoughts.reader_of)"),
+            "thoughts": FLAG,
+            "chains": COUNT,
+            "critic_hidden": WIDTHS,
+        }
+        numbers = {
+            "behaviour_steps": POSITIVE_OR_INFINITE,
+            "anchor": NOT_NEGATIVE,
+            "truth_weight": NOT_NEGATIVE,
+            "expectile": OPEN_SHARE,
+            "discount": SHARE,
+            "target_rate": POSITIVE_SHARE,
+        }
+        check_fields(self, {**own, **STATIC_RULES}, {**NUMERIC_RULES, **numbers})
+        check_sizes(self)
+
+
+def make_config(**changes: Any) -> Config:
+    """A checked `Config` with some fields changed from their defaults; ``reader`` must be given.
+
+    Raises:
+        TypeError: A name is not a field.
+        ValueError: A value is not allowed.
+    """
+    return checked_config(Config, "reasoner", changes)
+
+
+@struct.dataclass
+class State:
+    """All that training carries between gradient steps.
+
+    Attributes:
+        think: Parameters of `adarena.agents.offline.think.Think`, and Adam.
+        act: Parameters of `adarena.agents.offline.think.Act`, and Adam.
+        critics: Parameters of two critics of actions and plans, and Adam.
+        value: Parameters of the value of a state, and Adam.
+        target_critics: Parameters that follow the critics'.
+        goals: What returns are compared with.
+        common: Moments, key and steps.
+    """
+
+    think: Trained
+    act: Trained
+    critics: Trained
+    value: Trained
+    target_critics: Any
+    goals: Goals
+    common: Common
+
+
+@struct.dataclass
+class Metrics:
+    """What a gradient step reports: scalars, float32.
+
+    Attributes:
+        mse: Mean squared error of logged actions given the log's chains, on the scale of [-1, 1], summed over entries.
+        diagnosis, forecast, plan: Mean negative log-chance (nats a word) of the log's words.
+        q_loss: Mean squared error of the critics, in variances of returns, summed over the two.
+        v_loss: Mean expectile loss of the values.
+        advantage: Mean advantage of drawn chains, in standard deviations of returns.
+        kept: Share of states whose best chain was learnt.
+    """
+
+    mse: jax.Array
+    diagnosis: jax.Array
+    forecast: jax.Array
+    plan: jax.Array
+    q_loss: jax.Array
+    v_loss: jax.Array
+    advantage: jax.Array
+    kept: jax.Array
+
+
+def init(config: Config, data: Data, key: jax.Array) -> State:
+    """The state of one seed before the first gradient step."""
+    key, key_think, key_act, key_critics, key_value = jax.random.split(key, 5)
+    context = first_context(config, data)
+    steps = context.goal.shape
+    obs, doing = data.observations[0, 0], _doing(data.actions[0, 0], jnp.zeros(LENGTH, jnp.int32))
+    critics = init_trained(_critics(config), key_critics, obs, doing)
+    return State(
+        think=init_trained(_think(config, data.steps), key_think, context, jnp.zeros((*steps, LENGTH), jnp.int32)),
+        act=init_trained(_act(config, data.spec, data.steps), key_act, context, no_thoughts(steps)),
+        critics=critics,
+        value=init_trained(_value(config), key_value, obs),
+        target_critics=critics.params,
+        goals=fit_goals(data),
+        common=init_common(data, key),
+    )
+
+
+def update(config: Config, data: Data, state: State) -> tuple[State, Metrics]:
+    """One gradient step of one seed. Pure; ``jax.vmap`` over ``config`` and ``state`` for several seeds."""
+    key, key_batch, key_chains = jax.random.split(state.common.key, 3)
+    episode, last = draw_windows(config, data, key_batch)
+    context, windows = contexts_at(config, state.goals, data, episode, last)
+    assert config.reader is not None
+    chain = annotate(config.reader, data, episode, windows.time)
+    rate = learning_rate(config, state.common.steps)
+    critics, value, q_loss, v_loss = _judge(config, state, windows, chain, rate)
+    act, mse, _ = descend(lambda params: _act_loss(config, data, params, context, chain), state.act, rate)
+    best, kept, advantage = _grade(config, data, state, (context, windows.action, chain), key_chains)
+    graded = state.common.steps >= config.behaviour_steps
+    weights = jnp.where(graded, config.anchor, 1.0), kept * graded
+
+    def think_loss(params: Any) -> tuple[jax.Array, jax.Array]:
+        module = _think(config, data.steps)
+        read = applied_method(module, params, "read", context)
+        surprise = _surprise(applied_method(module, params, "follow", read, chain), chain)
+        chosen = _surprise(applied_method(module, params, "follow", read, best), best)
+        return weights[0] * surprise.mean() + (weights[1][..., None] * chosen).mean(), surprise.mean((0, 1))
+
+    think, _, surprise = descend(think_loss, state.think, rate)
+    kinds = {kind: jnp.mean(surprise[_of_kind(kind)]) for kind in ("diagnosis", "forecast", "plan")}
+    target_critics = follow(state.target_critics, critics.params, config.target_rate)
+    metrics = Metrics(mse, **kinds, q_loss=q_loss, v_loss=v_loss, advantage=advantage, kept=weights[1].mean())
+    common = advanced(state.common, key)
+    return State(think, act, critics, value, target_critics, state.goals, common), metrics
+
+
+def make_policy(config: Config, spec: Spec, state: State) -> ReasoningPolicy:
+    """The bidder, which thinks the likeliest words; ``state`` may be stacked over seeds."""
+    steps = state.goals.mean.shape[-2]
+    return reasoning_policy(
+        config,
+        spec,
+        _think(config, steps),
+        _act(config, spec, steps),
+        think=state.think.params,
+        act=state.act.params,
+        goals=state.goals,
+        common=state.common,
+    )
+
+
+def applied_method(module: Any, params: Any, method: str, *inputs: Any) -> Any:
+    """What one method of a network says of ``inputs``."""
+    return module.apply({"params": params}, *inputs, method=method)
+
+
+def _act_loss(config: Config, data: Data, params: Any, context: Context, chain: jax.Array) -> tuple[jax.Array, None]:
+    told = encode(chain) * config.thoughts
+    chosen = applied(_act(config, data.spec, data.steps), params, context, told)
+    return jnp.square(chosen - context.action).sum(-1).mean(), None
+
+
+def _judge(
+    config: Config, state: State, windows: Windows, chain: jax.Array, rate: jax.Array
+) -> tuple[Trained, Trained, jax.Array, jax.Array]:
+    """Critics and values after a step of implicit Q-learning, and the losses before it."""
+    goals, doing = state.goals, _doing(windows.action, chain)
+    q = applied(_critics(config), state.target_critics, windows.obs, doing).min(0)
+
+    def value_loss(params: Any) -> tuple[jax.Array, None]:
+        return expectile_loss(q - applied(_value(config), params, windows.obs), config.expectile).mean(), None
+
+    value, v_loss, _ = descend(value_loss, state.value, rate)
+    ahead = applied(_value(config), value.params, windows.next_obs) + goals.forecast(windows.next_obs, windows.time + 1)
+    aim = windows.reward / goals.unit + config.discount * jnp.where(windows.terminated, 0.0, ahead)
+    aim = aim - goals.forecast(windows.obs, windows.time)
+
+    def critic_loss(params: Any) -> tuple[jax.Array, None]:
+        said = applied(_critics(config), params, windows.obs, doing)
+        return jnp.square(said - aim).mean((-1, -2)).sum(), None
+
+    critics, q_loss, _ = descend(critic_loss, state.critics, rate)
+    return critics, value, q_loss, v_loss
+
+
+def _grade(
+    config: Config, data: Data, state: State, logged: tuple[Context, jax.Array, jax.Array], key: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Draws chains and grades them beside the logged one.
+
+    Returns:
+        The best chains, ``[B, K, L]``; whether each is to be learnt, ``[B, K]`` float32; the drawn chains' mean advantage.
+    """
+    context, action, chain = logged
+    think, act = _think(config, data.steps), _act(config, data.spec, data.steps)
+    read = applied_method(think, state.think.params, "read", context)
+    known = applied_method(act, state.act.params, "read", context)
+
+    def drawn(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        said, _ = applied_method(think, state.think.params, "say", read, key, False)
+        return said, applied_method(act, state.act.params, "decide", known, encode(said) * config.thoughts)
+
+    chains, actions = jax.vmap(drawn)(jax.random.split(key, config.chains))
+    chains = jnp.concatenate([chain[None], chains])
+    actions = jnp.concatenate([action[None], actions])
+    obs = jnp.broadcast_to(context.obs, (*chains.shape[:-1], context.obs.shape[-1]))
+    q = applied(_critics(config), state.target_critics, obs, _doing(actions, chains)).min(0)
+    advantage = q - applied(_value(config), state.value.params, context.obs)
+    truth = closeness(chains, chain)
+    grade = advantage / jnp.maximum(advantage.std(), 1e-6) + config.truth_weight * truth
+    place = jnp.argmax(grade, 0)[None]
+    best = jnp.take_along_axis(chains, place[..., None], 0)[0]
+    kept = jnp.take_along_axis(advantage, place, 0)[0] > 0.0
+    return best, kept.astype(jnp.float32), advantage[1:].mean()
+
+
+def _surprise(chances: tuple[jax.Array, ...], chain: jax.Array) -> jax.Array:
+    """Negative log-chances of words ``[..., L]``, of the same shape."""
+    found = [jnp.take_along_axis(slot, chain[..., n, None], -1)[..., 0] for n, slot in enumerate(chances)]
+    return -jnp.stack(found, -1)
+
+
+def _of_kind(kind: str) -> jax.Array:
+    return jnp.asarray([n for n, slot in enumerate(SLOTS) if slot.kind == kind])
+
+
+def _doing(action: jax.Array, chain: jax.Array) -> jax.Array:
+    """What critics judge: actions ``[..., A]`` and the plan of chains ``[..., L]``."""
+    return jnp.concatenate([action, encode(chain)[..., _PLAN:]], -1)
+
+
+def _think(config: Config, steps: int) -> Think:
+    return Think(encoder_of(config, steps))
+
+
+def _act(config: Config, spec: Spec, steps: int) -> Act:
+    return Act(encoder_of(config, steps), spec.actions)
+
+
+def _critics(config: Config) -> Critics:
+    return Critics(config.critic_hidden, 2, "relu", True)
+
+
+def _value(config: Config) -> Value:
+    return Value(config.critic_hidden, "relu", True)
