@@ -25,7 +25,6 @@ from flax import struct
 
 from adarena.agents.fields import (
     COUNT,
-    FLAG,
     NOT_NEGATIVE,
     OPEN_SHARE,
     POSITIVE_OR_INFINITE,
@@ -66,13 +65,13 @@ class Config:
 
     Attributes:
         reader: Reads what thoughts are about off an observation (`adarena.agents.offline.thoughts.reader_of`). Static.
-        thoughts: Whether Act is told what was thought; without, it is the same network on zeros, and Think is trained
-            for nothing. Static.
         context, width, layers, heads, past_actions, conditioning, meter, batch: Of both transformers, as in
             `adarena.agents.offline.decision_transformer.Config`. Static.
         chains: Chains drawn at a state to be graded. Static.
         critic_hidden: Widths of the critics' hidden layers. Static.
         learning_rate, warmup_steps, decay_steps, target: As there.
+        thoughts: 1: Act is told what was thought; 0: it is not, the same network with the same parameters on zeros, and
+            Think is trained for nothing.
         behaviour_steps: Gradient steps before chains are graded; infinite for never.
         anchor: Weight of the log's chains once others are graded.
         truth_weight: Weight of truth in a grade, beside an advantage in standard deviations.
@@ -82,7 +81,6 @@ class Config:
     """
 
     reader: Reader | None = static(None)
-    thoughts: bool = static(True)
     context: int = static(12)
     width: int = static(64)
     layers: int = static(2)
@@ -97,6 +95,7 @@ class Config:
     warmup_steps: float = 100.0
     decay_steps: float = float("inf")
     target: float = 1.0
+    thoughts: float = 1.0
     behaviour_steps: float = 1500.0
     anchor: float = 0.5
     truth_weight: float = 1.0
@@ -112,11 +111,11 @@ class Config:
         """
         own = {
             "reader": (lambda x: isinstance(x, Reader), "a Reader (adarena.agents.offline.thoughts.reader_of)"),
-            "thoughts": FLAG,
             "chains": COUNT,
             "critic_hidden": WIDTHS,
         }
         numbers = {
+            "thoughts": (lambda x: x in (0.0, 1.0), "0 or 1"),
             "behaviour_steps": POSITIVE_OR_INFINITE,
             "anchor": NOT_NEGATIVE,
             "truth_weight": NOT_NEGATIVE,
@@ -212,21 +211,22 @@ def update(config: Config, data: Data, state: State) -> tuple[State, Metrics]:
     rate = learning_rate(config, state.common.steps)
     critics, value, q_loss, v_loss = _judge(config, state, windows, chain, rate)
     act, mse, _ = descend(lambda params: _act_loss(config, data, params, context, chain), state.act, rate)
-    best, kept, advantage = _grade(config, data, state, (context, windows.action, chain), key_chains)
+    place = jax.random.randint(jax.random.fold_in(key_chains, config.chains), (config.batch,), 0, config.context)
+    best, kept, advantage = _grade(config, data, state, (context, windows.action, chain), place, key_chains)
     graded = state.common.steps >= config.behaviour_steps
-    weights = jnp.where(graded, config.anchor, 1.0), kept * graded
+    anchor, learnt = jnp.where(graded, config.anchor, 1.0), kept * graded
 
     def think_loss(params: Any) -> tuple[jax.Array, jax.Array]:
         module = _think(config, data.steps)
         read = applied_method(module, params, "read", context)
         surprise = _surprise(applied_method(module, params, "follow", read, chain), chain)
-        chosen = _surprise(applied_method(module, params, "follow", read, best), best)
-        return weights[0] * surprise.mean() + (weights[1][..., None] * chosen).mean(), surprise.mean((0, 1))
+        chosen = _surprise(applied_method(module, params, "follow", _taken(read, place), best), best)
+        return anchor * surprise.mean() + (learnt[:, None] * chosen).mean(), surprise.mean((0, 1))
 
     think, _, surprise = descend(think_loss, state.think, rate)
     kinds = {kind: jnp.mean(surprise[_of_kind(kind)]) for kind in ("diagnosis", "forecast", "plan")}
     target_critics = follow(state.target_critics, critics.params, config.target_rate)
-    metrics = Metrics(mse, **kinds, q_loss=q_loss, v_loss=v_loss, advantage=advantage, kept=weights[1].mean())
+    metrics = Metrics(mse, **kinds, q_loss=q_loss, v_loss=v_loss, advantage=advantage, kept=learnt.mean())
     common = advanced(state.common, key)
     return State(think, act, critics, value, target_critics, state.goals, common), metrics
 
@@ -281,34 +281,43 @@ def _judge(
 
 
 def _grade(
-    config: Config, data: Data, state: State, logged: tuple[Context, jax.Array, jax.Array], key: jax.Array
+    config: Config,
+    data: Data,
+    state: State,
+    logged: tuple[Context, jax.Array, jax.Array],
+    place: jax.Array,
+    key: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Draws chains and grades them beside the logged one.
+    """Draws chains at one step of each window, ``place`` ``[B]``, and grades them beside the logged ones.
 
     Returns:
-        The best chains, ``[B, K, L]``; whether each is to be learnt, ``[B, K]`` float32; the drawn chains' mean advantage.
+        The best chains, ``[B, L]``; whether each is to be learnt, ``[B]`` float32; the drawn chains' mean advantage.
     """
     context, action, chain = logged
     think, act = _think(config, data.steps), _act(config, data.spec, data.steps)
     read = applied_method(think, state.think.params, "read", context)
-    known = applied_method(act, state.act.params, "read", context)
+    read, known = _taken(read, place), _taken(applied_method(act, state.act.params, "read", context), place)
+    obs, truth = _taken(context.obs, place), _taken(chain, place)
 
     def drawn(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         said, _ = applied_method(think, state.think.params, "say", read, key, False)
         return said, applied_method(act, state.act.params, "decide", known, encode(said) * config.thoughts)
 
     chains, actions = jax.vmap(drawn)(jax.random.split(key, config.chains))
-    chains = jnp.concatenate([chain[None], chains])
-    actions = jnp.concatenate([action[None], actions])
-    obs = jnp.broadcast_to(context.obs, (*chains.shape[:-1], context.obs.shape[-1]))
-    q = applied(_critics(config), state.target_critics, obs, _doing(actions, chains)).min(0)
-    advantage = q - applied(_value(config), state.value.params, context.obs)
-    truth = closeness(chains, chain)
-    grade = advantage / jnp.maximum(advantage.std(), 1e-6) + config.truth_weight * truth
-    place = jnp.argmax(grade, 0)[None]
-    best = jnp.take_along_axis(chains, place[..., None], 0)[0]
-    kept = jnp.take_along_axis(advantage, place, 0)[0] > 0.0
+    chains = jnp.concatenate([truth[None], chains])
+    doing = _doing(jnp.concatenate([_taken(action, place)[None], actions]), chains)
+    q = applied(_critics(config), state.target_critics, jnp.broadcast_to(obs, (len(chains), *obs.shape)), doing).min(0)
+    advantage = q - applied(_value(config), state.value.params, obs)
+    grade = advantage / jnp.maximum(advantage.std(), 1e-6) + config.truth_weight * closeness(chains, truth)
+    first = jnp.argmax(grade, 0)[None]
+    best = jnp.take_along_axis(chains, first[..., None], 0)[0]
+    kept = jnp.take_along_axis(advantage, first, 0)[0] > 0.0
     return best, kept.astype(jnp.float32), advantage[1:].mean()
+
+
+def _taken(values: jax.Array, place: jax.Array) -> jax.Array:
+    """One step of each window: ``[B, K, ...]`` at ``[B]``, to ``[B, ...]``."""
+    return jnp.take_along_axis(values, place[:, None, None], 1)[:, 0]
 
 
 def _surprise(chances: tuple[jax.Array, ...], chain: jax.Array) -> jax.Array:

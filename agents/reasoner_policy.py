@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from adarena.agents.offline.data import Data, Spec
-from adarena.agents.offline.decision_transformer import SequencePolicy, contexts_at, sequence_policy
+from adarena.agents.offline.decision_transformer import SequencePolicy, contexts_at, sequence_policy, spread
 from adarena.agents.offline.learner import Common, from_unit
 from adarena.agents.offline.returns import Goals
 from adarena.agents.offline.think import Think, no_thoughts
@@ -49,16 +49,16 @@ class ReasoningPolicy:
         think: Think's parameters.
         mode: What Act is told, by its place in `MODES`, scalar int32: one program serves all controls.
         bank: ``[N, T, L]`` chains thought in other states, by tick, for ``"shuffled"``; see `shuffled`.
+        thoughts: 1 where Act was trained on thoughts, else 0, scalar.
         thinker: Think. Static.
-        thoughts: Whether Act was trained on thoughts. Static.
     """
 
     base: SequencePolicy
     think: Any
     mode: jax.Array
     bank: jax.Array
+    thoughts: jax.Array
     thinker: Think = struct.field(pytree_node=False)
-    thoughts: bool = struct.field(pytree_node=False)
 
     jittable: ClassVar[bool] = True
 
@@ -83,7 +83,7 @@ class ReasoningPolicy:
     ) -> tuple[Thinking, jax.Array]:
         """Acts on a chain ``[L]``, whoever thought it; ``chances`` are kept beside it."""
         context, place, step = self.base.look((carry.context, carry.step), obs)
-        told = encode(chain) * (self.thoughts & (self.mode != MODES.index("none")))
+        told = encode(chain) * self.thoughts * (self.mode != MODES.index("none"))
         chosen: Any = self.base.module.apply({"params": self.base.network}, context, _at(place, context, told))
         unit = chosen[place]
         carry = Thinking(remember(context, place, unit), step + 1, chain, chances)
@@ -114,8 +114,8 @@ def reasoning_policy(
         think,
         mode=jnp.zeros(common.steps.shape, jnp.int32),
         bank=jnp.zeros((*common.steps.shape, 1, steps, LENGTH), jnp.int32),
+        thoughts=spread(config.thoughts, common),
         thinker=thinker,
-        thoughts=config.thoughts,
     )
 
 

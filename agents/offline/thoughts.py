@@ -99,7 +99,7 @@ SLOTS: tuple[Slot, ...] = (
         "plan",
         _CHANGES,
         (-0.34, -0.14, -0.05, 0.05, 0.14, 0.34),
-        "mean multiplier of the next two hours over the last tick's",
+        "mean multiplier of the next two hours over that of the last three ticks",
     ),
     Slot("until", "plan", ("30 min", "2 h", "6 h", "later"), (0.51, 2.01, 6.01), "hours for which the plan is kept"),
 )
@@ -116,7 +116,7 @@ WIDTH = sum(SIZES)
 
 READ = (
     *("pacing", "cost_over_target", "progress", "has_target", "market_last", "market_all"),
-    *("traffic_coming", "budget_left", "multiplier_last"),
+    *("traffic_coming", "budget_left", "multiplier_three"),
 )
 """Entries of the observation (`adarena.envs.observation.entries`) that thoughts are about."""
 
@@ -205,7 +205,7 @@ def course(log_multiplier: jax.Array, before: jax.Array, time: jax.Array) -> jax
 
     Args:
         log_multiplier: ``[T]``, of the whole day.
-        before: ``[K]``, of the ticks before ``time``.
+        before: ``[K]``, mean over the ticks before ``time``.
         time: Ticks, ``[K]`` int32.
 
     Returns:
@@ -235,7 +235,7 @@ def annotate(reader: Reader, data: Data, episode: jax.Array, time: jax.Array) ->
         parts = [
             diagnose(seen)[time],
             outcome(seen["budget_left"], seen["cost_over_target"][-1], known, time),
-            course(log_multiplier, seen["multiplier_last"][time], time),
+            course(log_multiplier, seen["multiplier_three"][time], time),
         ]
         return jnp.concatenate(parts, -1)
 
