@@ -232,7 +232,7 @@ def update(config: Config, data: Data, state: State) -> tuple[State, Metrics]:
 
 
 def make_policy(config: Config, spec: Spec, state: State) -> ReasoningPolicy:
-    """The bidder, which thinks the likeliest words; ``state`` may be stacked over seeds."""
+    """The bidder, which thinks middle words; ``state`` may be stacked over seeds."""
     steps = state.goals.mean.shape[-2]
     return reasoning_policy(
         config,
@@ -300,7 +300,7 @@ def _grade(
     obs, truth = _taken(context.obs, place), _taken(chain, place)
 
     def drawn(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        said, _ = applied_method(think, state.think.params, "say", read, key, False)
+        said, _ = applied_method(think, state.think.params, "say", read, key)
         return said, applied_method(act, state.act.params, "decide", known, encode(said) * config.thoughts)
 
     chains, actions = jax.vmap(drawn)(jax.random.split(key, config.chains))

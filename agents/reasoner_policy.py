@@ -72,10 +72,10 @@ class ReasoningPolicy:
         return self.follow(carry, obs, self._told(key, chain, carry.step), chances)
 
     def reason(self, carry: Thinking, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The likeliest chain for an observation ``[O]``, ``[L]`` int32, and its words' chances, ``[WIDTH]``."""
+        """The chain of middle words for an observation ``[O]``, ``[L]`` int32, and its words' chances, ``[WIDTH]``."""
         context, place, _ = self.base.look((carry.context, carry.step), obs)
         state: Any = self.thinker.apply({"params": self.think}, context, method="read")
-        said: Any = self.thinker.apply({"params": self.think}, state[place], jax.random.key(0), True, method="say")
+        said: Any = self.thinker.apply({"params": self.think}, state[place], None, method="say")
         return said
 
     def follow(
@@ -150,7 +150,7 @@ def shuffled(policy: ReasoningPolicy, config: Any, data: Data, key: jax.Array, c
             asked = context._replace(goal=jnp.full_like(context.goal, policy.base.target))
             state: Any = policy.thinker.apply({"params": policy.think}, asked, method="read")
             here = state[:, jnp.minimum(time, config.context - 1)]
-            said: Any = policy.thinker.apply({"params": policy.think}, here, jax.random.key(0), True, method="say")
+            said: Any = policy.thinker.apply({"params": policy.think}, here, None, method="say")
             return said[0]
 
         return jax.lax.map(at, jnp.arange(data.steps)).swapaxes(0, 1)

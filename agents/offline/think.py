@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from adarena.agents.offline.thoughts import LENGTH, SIZES, WIDTH
+from adarena.agents.offline.thoughts import LENGTH, SIZES, SLOTS, WIDTH
 from adarena.agents.offline.transformer import Context, SequenceEncoder
 
 
@@ -48,13 +48,12 @@ class Think(nn.Module):
                 state = state + self.said[slot](chain[..., slot])
         return tuple(found)
 
-    def say(self, state: jax.Array, key: jax.Array, likeliest: bool) -> tuple[jax.Array, jax.Array]:
+    def say(self, state: jax.Array, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """Thinks at states ``[..., width]``.
 
         Args:
             state: As `read` gives them.
-            key: Of the draws.
-            likeliest: Whether each word is the likeliest after those before it, instead of drawn.
+            key: Of the draws of words; without one, each word is the `middle` of those that may follow the ones before.
 
         Returns:
             Chains, ``[..., L]`` int32, and the chances that each slot's words had, ``[..., WIDTH]``.
@@ -62,16 +61,32 @@ class Think(nn.Module):
         chain, chances = [], []
         for slot in range(LENGTH):
             logits = self._next(slot, state)
-            drawn = jax.random.categorical(jax.random.fold_in(key, slot), logits)
-            word = jnp.argmax(logits, -1) if likeliest else drawn
-            chain.append(word.astype(jnp.int32))
-            chances.append(jnp.exp(logits))
+            chance = jnp.exp(logits)
+            if key is None:
+                word = middle(chance, SLOTS[slot].ordered)
+            else:
+                word = jax.random.categorical(jax.random.fold_in(key, slot), logits).astype(jnp.int32)
+            chain.append(word)
+            chances.append(chance)
             if slot < LENGTH - 1:
                 state = state + self.said[slot](word)
         return jnp.stack(chain, -1), jnp.concatenate(chances, -1)
 
     def _next(self, slot: int, state: jax.Array) -> jax.Array:
         return jax.nn.log_softmax(self.words[slot](nn.swish(self.hidden[slot](state))))
+
+
+def middle(chances: jax.Array, ordered: int) -> jax.Array:
+    """The median of words in order, ``[...]`` int32, by their chances ``[..., words]``.
+
+    The likeliest word jumps from one end to the other where both are about as likely; the median of a log of several minds
+    is what lies between them. A word beyond the ``ordered`` ones is said where it is likelier than all of these together.
+    """
+    among = jnp.cumsum(chances[..., :ordered], -1)
+    word = jnp.argmax(among >= 0.5 * among[..., -1:], -1)
+    if chances.shape[-1] > ordered:
+        word = jnp.where(among[..., -1] < 0.5, ordered, word)
+    return word.astype(jnp.int32)
 
 
 class Act(nn.Module):
