@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from rich.console import Console
-from tqdm import tqdm
 
 from adarena.agents import ppo
 from adarena.agents.offline.data import Data, make_data, spec_of
@@ -98,10 +97,7 @@ class Bench:
                 f"Choosing settings: {config.settings} of each learner, {config.search_steps:g} of its gradient steps and "
                 f"{config.episodes_a_setting()} episodes each"
             )
-        names = tqdm(
-            config.algorithms, desc="choosing settings", unit="learner", disable=None if config.settings else True
-        )
-        return {name: offline_search.search(self, name, data) for name in names}
+        return {name: offline_search.search(self, name, data) for name in config.algorithms}
 
     def learn(self, label: str, name: str, data: Data, config: Any) -> tuple[Any, pl.DataFrame, list[dict[str, Any]]]:
         """Trains one learner; a generative bidder then chooses what to ask for.

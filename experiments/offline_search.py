@@ -8,7 +8,8 @@ program, so those that differ in numbers alone share its compilation, and all st
 minibatches, which seeds side by side in one program could not.
 
 A generative bidder's setting divides its episodes among what bidders may be asked for, on the same markets each, and
-scores what the best of them brings, since what to ask for is chosen after training.
+scores what the best of them brings, since what to ask for is chosen after training (on other markets, in further episodes:
+``asked_markets`` for each thing asked and training seed, which learners that are asked nothing do not have).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from tqdm import tqdm
 
 from adarena.agents.offline.data import Data
 from adarena.experiments.offline_learners import GENERATIVE, configured, settings_of
@@ -56,7 +58,8 @@ def search(bench: Bench, name: str, data: Data) -> dict[str, Any]:
     steps = config.steps_tried(name)
     known = bench.folder.read_table("search") if "search" in bench.folder.tables else pl.DataFrame(schema=_SCHEMA)
     mine, others = known.filter(pl.col("policy") == name), known.filter(pl.col("policy") != name)
-    for place in range(len(mine), len(settings)):
+    left = range(len(mine), len(settings))
+    for place in tqdm(left, desc=f"settings of {name}", unit="setting", disable=None):
         setting, label = settings[place], f"search_{name}_{place}"
         score = _score(bench, label, name, configured(name, bench.env, steps, **setting), data, steps)
         row = (name, json.dumps(setting, sort_keys=True), score, steps, config.episodes_a_setting(), False)

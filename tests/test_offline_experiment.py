@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -129,6 +130,59 @@ def test_the_first_of_the_best_finite_settings_is_chosen() -> None:
     assert offline_search.chosen(rows)["chosen"].to_list() == [False, False, True, False]
     nothing = pl.DataFrame({"score": [None, None]}, schema={"score": pl.Float64})
     assert not offline_search.chosen(nothing)["chosen"].any()
+
+
+class _Scripted:
+    """A bench whose settings bring what a script says, by label and by what is asked for; it trains and plays nothing."""
+
+    def __init__(self, folder: RunFolder, config: OfflineExperiment, script: dict[str, list[float]]) -> None:
+        self.folder, self.config, self.script, self.env = folder, config, script, None
+        self.trained: list[tuple[str, tuple[int, ...], int]] = []
+
+    def fit(
+        self, label: str, *_: object, seeds: tuple[int, ...], steps: int, about: tuple[str, str]
+    ) -> tuple[str, None]:
+        assert about == (label.removeprefix("search_")[:-2], "search")
+        self.trained.append((label, seeds, steps))
+        if not self.script.get(label):
+            raise KeyboardInterrupt
+        return label, None
+
+    def tuning_keys(self, stream: int, count: int) -> tuple[int, int]:
+        return stream, count
+
+    def tried(self, label: str, *rest: Any) -> tuple[None, float]:
+        target, keys = rest[-2:]
+        asked = self.config.asked
+        assert keys == (offline_search.SEARCH, 144 if target is None else 72)
+        return None, self.script[label][0 if target is None else asked.index(target)]
+
+
+def test_a_search_keeps_every_score_goes_on_where_it_was_and_returns_the_best(tmp_path: Path) -> None:
+    config, nan = PRESETS["smoke"], float("nan")
+    with RunFolder.create(tmp_path, config, "run") as folder:
+        script = {"search_bc_0": [2.0], "search_bc_1": [3.0], "search_gave_0": [nan, 1.0]}
+        stopped: Any = _Scripted(folder, config, script)
+        assert offline_search.search(stopped, "bc", None) == settings_of("bc", 2)[1]  # type: ignore[arg-type]
+        with pytest.raises(KeyboardInterrupt):
+            offline_search.search(stopped, "gave", None)  # type: ignore[arg-type]
+        resumed: Any = _Scripted(folder, config, {"search_gave_1": [0.5, 0.75]})
+        assert offline_search.search(resumed, "bc", None) == settings_of("bc", 2)[1]  # type: ignore[arg-type]
+        assert offline_search.search(resumed, "gave", None) == settings_of("gave", 2)[0]  # type: ignore[arg-type]
+        assert resumed.trained == [("search_gave_1", (2,), 30)], "half of 60 steps, a seed that no compared learner has"
+        rows = folder.read_table("search").select("policy", "score", "gradient_steps", "episodes", "chosen").rows()
+        assert rows == [
+            ("bc", 2.0, 100, 144, False),
+            ("bc", 3.0, 100, 144, True),
+            ("gave", 1.0, 30, 144, True),
+            ("gave", 0.75, 30, 144, False),
+        ]
+        lost: Any = _Scripted(folder, config, {"search_iql_0": [nan], "search_iql_1": [float("inf")]})
+        with pytest.raises(ValueError, match="no setting of iql had a finite score on tuning markets, out of 2"):
+            offline_search.search(lost, "iql", None)  # type: ignore[arg-type]
+        none: Any = _Scripted(folder, dataclasses.replace(config, settings=0), {})
+        assert offline_search.search(none, "cql", None) == settings_of("cql", 1)[0]  # type: ignore[arg-type]
+        assert not none.trained
 
 
 def test_times_add_up_over_stages_and_resumptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
