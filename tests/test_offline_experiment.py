@@ -224,7 +224,10 @@ def test_hidden_entries_change_nothing_that_a_policy_does() -> None:
     assert float(normalise(data.obs_moments, obs)[1]) != 0.0
 
 
-def test_a_run_from_log_to_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_from_log_to_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OfflineExperiment, "episodes_a_setting", lambda self: 4)  # not the hundreds that a rule needs
     config = OfflineExperiment(
         log_steps=768,
         log_seed=3,
@@ -232,7 +235,7 @@ def test_a_run_from_log_to_tables(tmp_path: Path, capsys: pytest.CaptureFixture[
         impressions=8,
         algorithms=("bc", "decision_transformer"),
         gradient_steps=0.002,
-        settings=2,
+        settings=1,
         seeds=(0, 1),
         asked=(0.0, 2.0),
         asked_markets=4,
@@ -260,11 +263,11 @@ def test_a_run_from_log_to_tables(tmp_path: Path, capsys: pytest.CaptureFixture[
     search, spent = folder.read_table("search"), folder.read_table("times")
     for name in config.algorithms:
         rows = search.filter(pl.col("policy") == name)
-        assert [json.loads(setting) for setting in rows["setting"]] == settings_of(name, 2)
-        assert rows.filter("chosen")["score"].to_list() == [rows["score"].max()]
-        assert rows["episodes"].to_list() == [144, 144]
+        assert [json.loads(setting) for setting in rows["setting"]] == settings_of(name, 1)
+        assert rows["chosen"].to_list() == [True]
+        assert np.isfinite(rows["score"].to_numpy()).all()
     assert sorted(spent.select("policy", "stage", "seeds").rows()) == sorted(
-        (name, stage, 2) for name in config.algorithms for stage in ("search", "training")
+        (name, stage, count) for name in config.algorithms for stage, count in (("search", 1), ("training", 2))
     )
     assert (spent["wall_seconds"] > 0.0).all()
     text = capsys.readouterr().out
