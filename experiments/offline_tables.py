@@ -29,8 +29,9 @@ PUBLISHED_CHOICES = (
     ("full", "random", "GAS, ablation"),
     ("random", "mean", "GAS, ablation"),
     ("mean", "greedy", "GAS, ablation"),
+    ("full", "no_history", "GAS, ablation"),
 )
-"""The same over ways to choose one of GAS's candidates."""
+"""The same over ways to choose one of GAS's candidates, and over critics with and without history."""
 
 
 def asked_frame(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
@@ -125,13 +126,54 @@ def disagreement(scores: pl.DataFrame, replayed: pl.DataFrame) -> pl.DataFrame:
 
 
 def shown(folder: RunFolder, config: OfflineExperiment) -> list[Table]:
-    """Tables for people."""
+    """Tables for people; those of the search, of GAVE's drift and of training times where the run has them."""
     comparison = tables.comparison(folder.read_table("summary"), config.mechanism, config.online())
-    return [
+    found = [
         comparison,
         _orderings_table(folder.read_table("orderings")),
         _disagreement_table(folder.read_table("disagreement")),
     ]
+    more = (("search", _search_table), ("drift", _drift_table), ("times", _times_table))
+    return found + [make(folder.read_table(name)) for name, make in more if name in folder.tables]
+
+
+def _search_table(frame: pl.DataFrame) -> Table:
+    """The setting chosen for each learner, beside the module's own, which is tried first."""
+    table = Table(title="Settings chosen on tuning markets (mean score after the search's gradient steps)")
+    for name in ("policy", "tried", "own settings", "chosen", "setting"):
+        table.add_column(name, justify="left" if name in ("policy", "setting") else "right")
+    for rows in frame.partition_by("policy", maintain_order=True):
+        best = rows.filter("chosen").row(0, named=True)
+        scores = [tables.number(score) for score in (rows["score"][0], best["score"])]
+        table.add_row(best["policy"], str(len(rows)), *scores, best["setting"])
+    return table
+
+
+def _drift_table(frame: pl.DataFrame) -> Table:
+    table = Table(
+        title="GAVE by how far it explores and whether it sees its own multiplier",
+        caption="Means over seeds and cases; log multipliers over the day's first and last quarter",
+    )
+    for name in ("explores", "own multiplier", "score", "log multiplier first", "last"):
+        table.add_column(name, justify="left" if name == "own multiplier" else "right")
+    means = frame.group_by("explore", "hidden", maintain_order=True).mean()
+    for row in means.iter_rows(named=True):
+        shown = [tables.number(row[name]) for name in ("score", "log_multiplier_first", "log_multiplier_last")]
+        table.add_row(f"{row['explore']:g}", "hidden" if row["hidden"] else "seen", *shown)
+    return table
+
+
+def _times_table(frame: pl.DataFrame) -> Table:
+    table = Table(
+        title="Training times",
+        caption="With compilation, and with what a killed run had trained; in a search seeds are settings of one seed each",
+    )
+    for name in ("policy", "stage", "seeds", "gradient steps", "wall [s]", "CPU [s]", "wall a seed [s]"):
+        table.add_column(name, justify="left" if name in ("policy", "stage") else "right")
+    for row in frame.iter_rows(named=True):
+        times = [f"{row[name]:.1f}" for name in ("wall_seconds", "cpu_seconds", "seconds_a_seed")]
+        table.add_row(row["policy"], row["stage"], str(row["seeds"]), f"{row['gradient_steps']:,}", *times)
+    return table
 
 
 def _orderings_table(frame: pl.DataFrame) -> Table:

@@ -1,14 +1,24 @@
 """``adarena run offline``: what it makes of scores, what it refuses, and a run from log to tables."""
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
+from offline_chain import chain_data
 
-from adarena.experiments import offline, offline_tables
+from adarena.agents.normalise import normalise
+from adarena.agents.offline import bc
+from adarena.agents.offline.returns import Meter
+from adarena.experiments import offline, offline_search, offline_tables, times
 from adarena.experiments.offline import PRESETS, OfflineExperiment
+from adarena.experiments.offline_learners import ALGORITHMS, SPACES, settings_of
+from adarena.experiments.offline_studies import without_entries
 from adarena.experiments.store import RunFolder
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -72,6 +82,13 @@ def test_disagreement_is_replayed_less_live_with_both_orders() -> None:
         ({"asked_markets": 0}, "asked_markets must be a whole number of at least 1, got 0"),
         ({"asked": (11.0,)}, r"asked must name numbers in \[-10, 10\], at least one, got"),
         ({"gradient_steps": 0.0}, r"gradient_steps must lie in \(0, 100\], got 0.0"),
+        ({"settings": -1}, "settings must be a whole number of at least 0, got -1"),
+        ({"settings": 17}, "settings must be at most 16, all that there are of bc, got 17"),
+        (
+            {"settings": 8, "tune_episodes": 15},
+            "tune_episodes must be at least 16, settings times what is asked for, got 15",
+        ),
+        ({"search_steps": 1.5}, r"search_steps must lie in \(0, 1\], got 1.5"),
         ({"traffic": "replay"}, "traffic must not be the replay of a log, got 'replay'"),
         ({"budgets": ()}, "budgets must name at least one"),
         ({"seeds": (1, 1)}, "seeds must be distinct"),
@@ -82,7 +99,135 @@ def test_what_cannot_run_is_refused_before_anything_does(changes: dict[str, obje
         dataclasses.replace(PRESETS["smoke"], **changes)
 
 
-def test_a_run_from_log_to_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", list(ALGORITHMS))
+def test_every_learner_tries_as_many_distinct_settings_its_own_first(name: str) -> None:
+    own = ALGORITHMS[name].make_config()
+    for count in (1, 8, 16):
+        settings = settings_of(name, count)
+        assert len({json.dumps(setting, sort_keys=True) for setting in settings}) == len(settings) == count
+        assert settings == settings_of(name, 16)[:count], "a larger search tries what a smaller one does"
+        assert {field: getattr(own, field) for field in SPACES[name]} == settings[0]
+        for setting in settings:
+            back = json.loads(json.dumps(setting))
+            assert back == setting
+            meter = {"meter": Meter("entry", (0,))} if setting.get("conditioning") == "to_go" else {}
+            ALGORITHMS[name].make_config(**back, **meter)
+    assert settings_of(name, 0) == settings[:1]
+
+
+def test_settings_found_by_earlier_searches_are_among_those_tried() -> None:
+    earlier = {
+        "td3_bc": {"layer_norm": True, "target_rate": 0.05, "alpha": 0.5},
+        "iql": {"target_rate": 0.05, "beta": 0.5},
+        "gave": {"explore": 0.05},
+    }
+    for name, changes in earlier.items():
+        assert settings_of(name, 2)[1] == settings_of(name, 0)[0] | changes
+
+
+def test_the_first_of_the_best_finite_settings_is_chosen() -> None:
+    rows = pl.DataFrame({"score": [None, 1.0, 3.0, 3.0]}, schema={"score": pl.Float64})
+    assert offline_search.chosen(rows)["chosen"].to_list() == [False, False, True, False]
+    nothing = pl.DataFrame({"score": [None, None]}, schema={"score": pl.Float64})
+    assert not offline_search.chosen(nothing)["chosen"].any()
+
+
+class _Scripted:
+    """A bench whose settings bring what a script says, by label and by what is asked for; it trains and plays nothing."""
+
+    def __init__(self, folder: RunFolder, config: OfflineExperiment, script: dict[str, list[float]]) -> None:
+        self.folder, self.config, self.script, self.env = folder, config, script, None
+        self.trained: list[tuple[str, tuple[int, ...], int]] = []
+
+    def fit(
+        self, label: str, *_: object, seeds: tuple[int, ...], steps: int, about: tuple[str, str]
+    ) -> tuple[str, None]:
+        assert about == (label.removeprefix("search_")[:-2], "search")
+        self.trained.append((label, seeds, steps))
+        if not self.script.get(label):
+            raise KeyboardInterrupt
+        return label, None
+
+    def tuning_keys(self, stream: int, count: int) -> tuple[int, int]:
+        return stream, count
+
+    def tried(self, label: str, *rest: Any) -> tuple[None, float]:
+        target, keys = rest[-2:]
+        asked = self.config.asked
+        assert keys == (offline_search.SEARCH, 144 if target is None else 72)
+        return None, self.script[label][0 if target is None else asked.index(target)]
+
+
+def test_a_search_keeps_every_score_goes_on_where_it_was_and_returns_the_best(tmp_path: Path) -> None:
+    config, nan = PRESETS["smoke"], float("nan")
+    with RunFolder.create(tmp_path, config, "run") as folder:
+        script = {"search_bc_0": [2.0], "search_bc_1": [3.0], "search_gave_0": [nan, 1.0]}
+        stopped: Any = _Scripted(folder, config, script)
+        assert offline_search.search(stopped, "bc", None) == settings_of("bc", 2)[1]  # type: ignore[arg-type]
+        with pytest.raises(KeyboardInterrupt):
+            offline_search.search(stopped, "gave", None)  # type: ignore[arg-type]
+        resumed: Any = _Scripted(folder, config, {"search_gave_1": [0.5, 0.75]})
+        assert offline_search.search(resumed, "bc", None) == settings_of("bc", 2)[1]  # type: ignore[arg-type]
+        assert offline_search.search(resumed, "gave", None) == settings_of("gave", 2)[0]  # type: ignore[arg-type]
+        assert resumed.trained == [("search_gave_1", (2,), 30)], "half of 60 steps, a seed that no compared learner has"
+        rows = folder.read_table("search").select("policy", "score", "gradient_steps", "episodes", "chosen").rows()
+        assert rows == [
+            ("bc", 2.0, 100, 144, False),
+            ("bc", 3.0, 100, 144, True),
+            ("gave", 1.0, 30, 144, True),
+            ("gave", 0.75, 30, 144, False),
+        ]
+        lost: Any = _Scripted(folder, config, {"search_iql_0": [nan], "search_iql_1": [float("inf")]})
+        with pytest.raises(ValueError, match="no setting of iql had a finite score on tuning markets, out of 2"):
+            offline_search.search(lost, "iql", None)  # type: ignore[arg-type]
+        none: Any = _Scripted(folder, dataclasses.replace(config, settings=0), {})
+        assert offline_search.search(none, "cql", None) == settings_of("cql", 1)[0]  # type: ignore[arg-type]
+        assert not none.trained
+
+
+def test_times_add_up_over_stages_and_resumptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = {"wall": 0.0, "cpu": 0.0}
+    monkeypatch.setattr(times.time, "perf_counter", lambda: now["wall"])
+    monkeypatch.setattr(times.time, "process_time", lambda: now["cpu"])
+    with RunFolder.create(tmp_path, PRESETS["smoke"], "run") as folder:
+        for policy, stage, seconds in (("bc", "search", 8.0), ("bc", "training", 4.0), ("iql", "training", 6.0)):
+            write = times.clock(folder, policy, stage, 2, 100)
+            for _ in range(2):
+                now = {"wall": now["wall"] + seconds / 2, "cpu": now["cpu"] + seconds}
+                write()
+    resumed = RunFolder.open(tmp_path / "run")
+    times.clock(resumed, "iql", "training", 2, 100)  # had been finished: no chunk is made
+    write = times.clock(resumed, "bc", "training", 2, 100)
+    now["wall"] += 1.0
+    write()
+    table = {(row["policy"], row["stage"]): row for row in resumed.read_table("times").iter_rows(named=True)}
+    assert {key: row["wall_seconds"] for key, row in table.items()} == {
+        ("bc", "search"): 8.0,
+        ("bc", "training"): 5.0,
+        ("iql", "training"): 6.0,
+    }
+    assert table["bc", "training"]["cpu_seconds"] == 8.0
+    assert table["bc", "training"]["seconds_a_seed"] == 2.5
+
+
+def test_hidden_entries_change_nothing_that_a_policy_does() -> None:
+    data = chain_data()
+    hidden = without_entries(data, [1])
+    assert not np.asarray(hidden.observations[..., 1]).any()
+    np.testing.assert_array_equal(hidden.observations[..., 0], data.observations[..., 0])
+    state = bc.init(bc.make_config(hidden=(8,)), hidden, jax.random.key(0))
+    policy = bc.make_policy(bc.make_config(hidden=(8,)), hidden.spec, state)
+    obs = jnp.asarray([0.2, -3.0, 1.0])
+    first = policy.act(jax.random.key(0), (), obs)[1]
+    np.testing.assert_array_equal(policy.act(jax.random.key(0), (), obs.at[1].set(50.0))[1], first)
+    assert policy.act(jax.random.key(0), (), obs.at[0].set(0.7))[1] != first
+    assert float(normalise(data.obs_moments, obs)[1]) != 0.0
+
+
+def test_a_run_from_log_to_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OfflineExperiment, "episodes_a_setting", lambda self: 4)  # not the hundreds that a rule needs
     config = OfflineExperiment(
         log_steps=768,
         log_seed=3,
@@ -90,6 +235,7 @@ def test_a_run_from_log_to_tables(tmp_path: Path, capsys: pytest.CaptureFixture[
         impressions=8,
         algorithms=("bc", "decision_transformer"),
         gradient_steps=0.002,
+        settings=1,
         seeds=(0, 1),
         asked=(0.0, 2.0),
         asked_markets=4,
@@ -113,10 +259,21 @@ def test_a_run_from_log_to_tables(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert asked["chosen"].sum() == 1
     chosen = asked.filter(pl.col("chosen"))["score"][0]
     assert chosen == asked["score"].max()
-    assert {"summary", "orderings", "disagreement", "curves", "tuning"} <= set(folder.tables)
+    assert {"summary", "orderings", "disagreement", "curves", "tuning", "search", "times"} <= set(folder.tables)
+    search, spent = folder.read_table("search"), folder.read_table("times")
+    for name in config.algorithms:
+        rows = search.filter(pl.col("policy") == name)
+        assert [json.loads(setting) for setting in rows["setting"]] == settings_of(name, 1)
+        assert rows["chosen"].to_list() == [True]
+        assert np.isfinite(rows["score"].to_numpy()).all()
+    assert sorted(spent.select("policy", "stage", "seeds").rows()) == sorted(
+        (name, stage, count) for name in config.algorithms for stage, count in (("search", 1), ("training", 2))
+    )
+    assert (spent["wall_seconds"] > 0.0).all()
     text = capsys.readouterr().out
     assert "a log of 768 steps" in text
     assert "Tables, checkpoints and figures are in" in text
     before = folder.read_table("scores")
     again = RunFolder.open(offline.run(config, resume=True))
     assert again.read_table("scores").equals(before)
+    assert again.read_table("times").equals(spent)
