@@ -56,7 +56,9 @@ from adarena.agents.offline.thoughts import LENGTH, SLOTS, Reader, annotate, clo
 from adarena.agents.offline.transformer import Context
 from adarena.agents.reasoner_policy import ReasoningPolicy, reasoning_policy
 
-_PLAN = sum(len(slot.words) for slot in SLOTS if slot.kind != "plan")  # where the plan's words begin in an encoded chain
+_PLAN = sum(
+    len(slot.words) for slot in SLOTS if slot.kind != "plan"
+)  # where the plan's words begin in an encoded chain
 
 
 @struct.dataclass

@@ -158,4 +158,3 @@ def shuffled(policy: ReasoningPolicy, config: Any, data: Data, key: jax.Array, c
     over = jax.vmap(thought) if policy.mode.ndim else thought
     mode = jnp.full_like(policy.mode, MODES.index("shuffled"))
     return policy.replace(bank=jax.jit(over)(policy), mode=mode)  # type: ignore[attr-defined, no-any-return]
-

@@ -18,6 +18,7 @@ from adarena.experiments import autobid, collect, logged, offline_tables, tables
 from adarena.experiments.autobid import AutoBidExperiment
 from adarena.experiments.offline_bench import Bench
 from adarena.experiments.offline_learners import ALGORITHMS, STEPS, settings_of
+from adarena.experiments.offline_studies import STUDIES
 from adarena.experiments.store import RunFolder
 
 SEED_LAYOUT = autobid.SEED_LAYOUT | {
@@ -55,7 +56,7 @@ class OfflineExperiment:
         seat_step: Every how manieth seat takes its turn in each of them.
         budgets: Budgets over the advertiser's usual one.
         market_seed: Seed of tuning and evaluation markets.
-        studies: Whether to run `adarena.experiments.offline_studies`.
+        studies: Which studies to run beside the comparison (`adarena.experiments.offline_studies.STUDIES`).
         runs: Folder of the runs.
         name: Name of the run; made from the configuration when empty.
         figures: Whether to draw.
@@ -82,7 +83,7 @@ class OfflineExperiment:
     seat_step: int = 6
     budgets: tuple[float, ...] = (0.5, 1.0, 1.5)
     market_seed: int = 2025
-    studies: bool = True
+    studies: tuple[str, ...] = ("choices", "to_go")
     runs: str = "runs"
     name: str = ""
     figures: bool = True
@@ -100,6 +101,9 @@ class OfflineExperiment:
         if not self.asked or any(not -10.0 <= target <= 10.0 for target in self.asked):
             raise ValueError(f"asked must name numbers in [-10, 10], at least one, got {self.asked!r}")
         self._check_search()
+        strange = [name for name in self.studies if name not in STUDIES]
+        if strange:
+            raise ValueError(f"studies must be of {', '.join(STUDIES)}, got {strange[0]!r}")
         if self.online().replays:
             raise ValueError(f"traffic must not be the replay of a log, got {self.traffic!r}")
         self.collection()
@@ -160,8 +164,8 @@ _ONLINE = (
 
 PRESETS: dict[str, OfflineExperiment] = {
     "default": OfflineExperiment(),
-    "sparse": OfflineExperiment(response="sampled", studies=False),
-    "auctionnet": OfflineExperiment(traffic="auctionnet", seat_step=4, studies=False),
+    "sparse": OfflineExperiment(response="sampled", studies=()),
+    "auctionnet": OfflineExperiment(traffic="auctionnet", seat_step=4, studies=()),
     "smoke": OfflineExperiment(
         log_steps=3072,
         gradient_steps=0.02,
@@ -192,8 +196,7 @@ def run(config: OfflineExperiment, *, resume: bool = False) -> Path:
 
     Returns:
         The run folder: ``scores`` (live), ``replayed`` (the same against a logged day), ``summary``, ``search`` (with
-        ``settings``), ``asked``, ``orderings``, ``disagreement``, ``choices``, ``to_go`` and ``drift`` (with ``studies``),
-        ``curves``, ``tuning``, ``times``; figures.
+        ``settings``), ``asked``, ``orderings``, ``disagreement``, a table a study, ``curves``, ``tuning``, ``times``; figures.
     """
     console, started = tables.console(), time.perf_counter()
     with RunFolder.create(config.runs, config, config.name or None, resume=resume, seeds=SEED_LAYOUT) as folder:

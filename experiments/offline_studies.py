@@ -1,6 +1,6 @@
 """Studies beside the comparison of `adarena.experiments.offline`: how GAS chooses, what returns to go count, what GAVE sees.
 
-Each writes a table: ``choices``, ``to_go``, ``drift``. Learners have the settings that the search chose for them, but for
+Each writes a table of its name (`STUDIES`). Learners have the settings that the search chose for them, but for
 what a study changes.
 """
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 EXPLORED = (0.5, 0.05)
 """How far GAVE explores to either side in the study of its drift: the published half, and a tenth of that."""
 
+STUDIES = ("choices", "no_history", "to_go", "drift")
+"""Every study."""
+
 Settings = Mapping[str, dict[str, Any]]
 """Name of a learner to changes to its configuration."""
 
@@ -43,28 +46,39 @@ def study(bench: Bench, policies: Mapping[str, Any], settings: Settings, episode
         episodes: The log.
         data: The same as learners read it.
     """
-    if "gas" in policies:
-        bench.folder.write_table("choices", _choices(bench, policies["gas"], settings["gas"], data))
-    if "gave" in policies:
+    wanted = bench.config.studies
+    if "choices" in wanted and "gas" in policies:
+        bench.folder.write_table("choices", _choices(bench, policies["gas"]))
+    if "no_history" in wanted and "gas" in policies:
+        bench.folder.write_table("no_history", _no_history(bench, policies["gas"], settings["gas"], data))
+    if "drift" in wanted and "gave" in policies:
         bench.folder.write_table("drift", _drift(bench, policies["gave"], settings["gave"], data))
-    bench.folder.write_table("to_go", _to_go(bench, settings.get("decision_transformer", {}), episodes))
+    if "to_go" in wanted:
+        bench.folder.write_table("to_go", _to_go(bench, settings.get("decision_transformer", {}), episodes))
 
 
-def _choices(bench: Bench, policy: Any, setting: dict[str, Any], data: Data) -> pl.DataFrame:
-    """Scores of GAS's ways to choose a candidate, and of GAS whose critics see no history (trained anew)."""
+def _choices(bench: Bench, policy: Any) -> pl.DataFrame:
+    """Scores of GAS's ways to choose a candidate."""
+    seeds = bench.config.seeds
+    ways = {
+        choice: policy.replace(choice=jnp.full(len(seeds), number, jnp.int32))
+        for number, choice in enumerate(gas.CHOICES)
+    }
+    args = (bench.env, bench.params)
+    return pl.concat(protocol.evaluate_learner(name, *args, way, seeds, bench.cases) for name, way in ways.items())
+
+
+def _no_history(bench: Bench, policy: Any, setting: dict[str, Any], data: Data) -> pl.DataFrame:
+    """Scores of GAS (``full``), and of GAS whose critics see no history (``no_history``, trained anew)."""
     config, seeds = bench.config, bench.config.seeds
     steps = config.steps("gas")
-    # As Table 3 does, all ways ask for the same return: what the whole of GAS chose.
+    # As Table 3 does, both ask for the same return: what the whole of GAS chose.
     changes = setting | {"history": False, "target": policy.base.target}
     without = configured("gas", bench.env, steps, **changes)
     bench.console.print(f"Training GAS without history: {steps:,} gradient steps on {len(seeds)} seeds")
     about = ("gas_no_history", "training")
     states, _ = bench.fit(about[0], "gas", data, without, seeds=seeds, steps=steps, about=about)
-    ways = {
-        choice: policy.replace(choice=jnp.full(len(seeds), number, jnp.int32))
-        for number, choice in enumerate(gas.CHOICES)
-    }
-    ways["no_history"] = gas.make_policy(without, data.spec, states)
+    ways = {"full": policy, "no_history": gas.make_policy(without, data.spec, states)}
     args = (bench.env, bench.params)
     return pl.concat(protocol.evaluate_learner(name, *args, way, seeds, bench.cases) for name, way in ways.items())
 

@@ -44,12 +44,20 @@ def derive(config: OfflineExperiment, folder: RunFolder) -> None:
     """Writes ``summary``, ``orderings`` and ``disagreement`` from the scores."""
     scores = folder.read_table("scores")
     folder.write_table("summary", protocol.summarise(scores).with_columns(pl.lit(config.mechanism).alias("mechanism")))
-    studies = {name: folder.read_table(name) if name in folder.tables else None for name in ("choices", "to_go")}
-    folder.write_table("orderings", orderings(scores, studies["choices"], studies["to_go"]))
+    studies = {name: folder.read_table(name) if name in folder.tables else None for name in _STUDIED}
+    folder.write_table("orderings", orderings(scores, **studies))
     folder.write_table("disagreement", disagreement(scores, folder.read_table("replayed")))
 
 
-def orderings(scores: pl.DataFrame, choices: pl.DataFrame | None, to_go: pl.DataFrame | None) -> pl.DataFrame:
+_STUDIED = ("choices", "no_history", "to_go")
+
+
+def orderings(
+    scores: pl.DataFrame,
+    choices: pl.DataFrame | None = None,
+    no_history: pl.DataFrame | None = None,
+    to_go: pl.DataFrame | None = None,
+) -> pl.DataFrame:
     """Published orderings, and the comparisons that this project asks for, on the same cases.
 
     Returns:
@@ -60,9 +68,9 @@ def orderings(scores: pl.DataFrame, choices: pl.DataFrame | None, to_go: pl.Data
     rows = []
     for better, worse, source in PUBLISHED:
         rows += _pair(scores, better, worse, source)
-    if choices is not None:
-        for better, worse, source in PUBLISHED_CHOICES:
-            rows += _pair(choices, better, worse, source)
+    for study in (choices, no_history):
+        for better, worse, source in PUBLISHED_CHOICES if study is not None else ():
+            rows += _pair(study, better, worse, source)
     if to_go is not None:
         rows += _pair(to_go, "score", "value", "GAVE: trained on what is counted")
         rows += _pair(to_go, "value", "score", "GAVE: trained on what is counted", "value")

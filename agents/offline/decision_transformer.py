@@ -205,9 +205,7 @@ def draw_windows(config: Any, data: Data, key: jax.Array) -> tuple[jax.Array, ja
     return episode, jnp.clip(last, config.context - 1, data.steps - 1)
 
 
-def contexts_at(
-    config: Any, goals: Goals, data: Data, episode: jax.Array, last: jax.Array
-) -> tuple[Context, Windows]:
+def contexts_at(config: Any, goals: Goals, data: Data, episode: jax.Array, last: jax.Array) -> tuple[Context, Windows]:
     """The windows of episodes ``[B]`` that end at steps ``last`` ``[B]``, as the transformer reads them."""
     windows = windows_at(data, episode, last, config.context)
     goal = goal_labels(config.conditioning, goals, data, episode, windows.time)

@@ -60,7 +60,9 @@ class Slot:
         ValueError: Words and edges do not fit, or edges do not rise.
         """
         if len(self.words) - self.unknown != len(self.edges) + 1 or list(self.edges) != sorted(set(self.edges)):
-            raise ValueError(f"edges must rise and be one less than words that they part, got {self.edges} in {self.name}")
+            raise ValueError(
+                f"edges must rise and be one less than words that they part, got {self.edges} in {self.name}"
+            )
 
     @property
     def ordered(self) -> int:
@@ -75,10 +77,14 @@ class Slot:
 _CHANGES = ("far down", "down", "slightly down", "hold", "slightly up", "up", "far up")
 
 SLOTS: tuple[Slot, ...] = (
-    Slot("pace", "diagnosis", ("behind", "on", "ahead"), (-0.1, 0.1), "share of traffic left over share of budget left"),
+    Slot(
+        "pace", "diagnosis", ("behind", "on", "ahead"), (-0.1, 0.1), "share of traffic left over share of budget left"
+    ),
     Slot("cost", "diagnosis", ("under", "at", "over", "unknown"), (-0.05, 0.05), "cost per value over target", True),
     Slot("market", "diagnosis", ("softer", "steady", "harder"), (-0.1, 0.1), "prices of the last tick over the day's"),
-    Slot("traffic", "diagnosis", ("quiet", "usual", "busy"), (-0.25, 0.25), "the next four ticks' traffic over the mean"),
+    Slot(
+        "traffic", "diagnosis", ("quiet", "usual", "busy"), (-0.25, 0.25), "the next four ticks' traffic over the mean"
+    ),
     Slot(
         "budget",
         "forecast",
