@@ -4,15 +4,16 @@ After LBM (Kuaishou, WWW 2026, arXiv:2603.05134), with small networks in place o
 in `adarena.agents.offline.thoughts`. Training has two phases in one loop:
 
 1. *Behaviour.* Think learns the chains that a log would have thought in hindsight, by cross-entropy; Act learns the logged
-   actions given these chains; critics learn what actions and plans are worth, by implicit Q-learning
-   (`adarena.agents.offline.iql`) on returns relative to what observations foretell.
+   actions given these chains; critics learn what actions and plans are worth: the return that the rest of the day
+   brought after them, over what the observation foretells; and a value what the state is worth without either.
 2. *Grading* (as their GQPO), from ``behaviour_steps`` on: at each state Think draws ``chains`` chains and Act its action
    on each; the logged chain stands beside them. A chain's grade is its advantage under the critics, in standard deviations,
    and ``truth_weight`` times its `closeness` to what was true and what came true. The best chain is learnt if its advantage is
    above zero; what the log would have thought goes on being learnt with weight ``anchor``, which keeps the words' meaning.
 
-Departures from LBM: critics judge the plan with the action, since one tick's action hardly moves a day's score; truth is part of
-the grade; Act is trained on the log throughout, so that chains and not a drifting Act must improve.
+Departures from LBM: critics judge the plan with the action, since one tick's action hardly moves a day's score, and are
+fitted to whole returns, without bootstrapping: over 48 undiscounted ticks what had not travelled back yet made critics prefer
+whatever pays at once. Truth is part of the grade. Act is trained on the log throughout, so that chains must improve, not it.
 """
 
 from __future__ import annotations
@@ -26,10 +27,7 @@ from flax import struct
 from adarena.agents.fields import (
     COUNT,
     NOT_NEGATIVE,
-    OPEN_SHARE,
     POSITIVE_OR_INFINITE,
-    POSITIVE_SHARE,
-    SHARE,
     WIDTHS,
     check_fields,
     checked_config,
@@ -47,8 +45,7 @@ from adarena.agents.offline.decision_transformer import (
     learning_rate,
     static,
 )
-from adarena.agents.offline.iql import expectile_loss
-from adarena.agents.offline.learner import Common, Trained, applied, descend, follow, init_common, init_trained
+from adarena.agents.offline.learner import Common, Trained, applied, descend, init_common, init_trained
 from adarena.agents.offline.networks import Critics, Value
 from adarena.agents.offline.returns import Goals, Meter, fit_goals
 from adarena.agents.offline.think import Act, Think, no_thoughts
@@ -75,11 +72,9 @@ class Config:
         thoughts: 1: Act is told what was thought; 0: it is not, the same network with the same parameters on zeros, and
             Think is trained for nothing.
         behaviour_steps: Gradient steps before chains are graded; infinite for never.
-        anchor: Weight of the log's chains once others are graded.
+        graded: Weight of the best chains from then on; 0 for behaviour alone.
+        anchor: Weight of the log's chains from then on.
         truth_weight: Weight of truth in a grade, beside an advantage in standard deviations.
-        expectile: Of the values: 0.5 is the mean, near 1 the best logged action.
-        discount: ``gamma``; 1 where episodes end by themselves.
-        target_rate: Share of the way that target critics move in a step.
     """
 
     reader: Reader | None = static(None)
@@ -99,11 +94,9 @@ class Config:
     target: float = 1.0
     thoughts: float = 1.0
     behaviour_steps: float = 1500.0
+    graded: float = 1.0
     anchor: float = 0.5
     truth_weight: float = 1.0
-    expectile: float = 0.7
-    discount: float = 1.0
-    target_rate: float = 0.02
 
     def validate(self) -> None:
         """Checks every field.
@@ -119,11 +112,9 @@ class Config:
         numbers = {
             "thoughts": (lambda x: x in (0.0, 1.0), "0 or 1"),
             "behaviour_steps": POSITIVE_OR_INFINITE,
+            "graded": NOT_NEGATIVE,
             "anchor": NOT_NEGATIVE,
             "truth_weight": NOT_NEGATIVE,
-            "expectile": OPEN_SHARE,
-            "discount": SHARE,
-            "target_rate": POSITIVE_SHARE,
         }
         check_fields(self, {**own, **STATIC_RULES}, {**NUMERIC_RULES, **numbers})
         check_sizes(self)
@@ -148,7 +139,6 @@ class State:
         act: Parameters of `adarena.agents.offline.think.Act`, and Adam.
         critics: Parameters of two critics of actions and plans, and Adam.
         value: Parameters of the value of a state, and Adam.
-        target_critics: Parameters that follow the critics'.
         goals: What returns are compared with.
         common: Moments, key and steps.
     """
@@ -157,7 +147,6 @@ class State:
     act: Trained
     critics: Trained
     value: Trained
-    target_critics: Any
     goals: Goals
     common: Common
 
@@ -170,7 +159,7 @@ class Metrics:
         mse: Mean squared error of logged actions given the log's chains, on the scale of [-1, 1], summed over entries.
         diagnosis, forecast, plan: Mean negative log-chance (nats a word) of the log's words.
         q_loss: Mean squared error of the critics, in variances of returns, summed over the two.
-        v_loss: Mean expectile loss of the values.
+        v_loss: Mean squared error of the values, in the same unit.
         advantage: Mean advantage of drawn chains, in standard deviations of returns.
         kept: Share of states whose best chain was learnt.
     """
@@ -197,7 +186,6 @@ def init(config: Config, data: Data, key: jax.Array) -> State:
         act=init_trained(_act(config, data.spec, data.steps), key_act, context, no_thoughts(steps)),
         critics=critics,
         value=init_trained(_value(config), key_value, obs),
-        target_critics=critics.params,
         goals=fit_goals(data),
         common=init_common(data, key),
     )
@@ -215,22 +203,21 @@ def update(config: Config, data: Data, state: State) -> tuple[State, Metrics]:
     act, mse, _ = descend(lambda params: _act_loss(config, data, params, context, chain), state.act, rate)
     place = jax.random.randint(jax.random.fold_in(key_chains, config.chains), (config.batch,), 0, config.context)
     best, kept, advantage = _grade(config, data, state, (context, windows.action, chain), place, key_chains)
-    graded = state.common.steps >= config.behaviour_steps
-    anchor, learnt = jnp.where(graded, config.anchor, 1.0), kept * graded
+    begun = state.common.steps >= config.behaviour_steps
+    anchor, learnt = jnp.where(begun, config.anchor, 1.0), kept * begun
 
     def think_loss(params: Any) -> tuple[jax.Array, jax.Array]:
         module = _think(config, data.steps)
         read = applied_method(module, params, "read", context)
         surprise = _surprise(applied_method(module, params, "follow", read, chain), chain)
         chosen = _surprise(applied_method(module, params, "follow", _taken(read, place), best), best)
-        return anchor * surprise.mean() + (learnt[:, None] * chosen).mean(), surprise.mean((0, 1))
+        return anchor * surprise.mean() + config.graded * (learnt[:, None] * chosen).mean(), surprise.mean((0, 1))
 
     think, _, surprise = descend(think_loss, state.think, rate)
     kinds = {kind: jnp.mean(surprise[_of_kind(kind)]) for kind in ("diagnosis", "forecast", "plan")}
-    target_critics = follow(state.target_critics, critics.params, config.target_rate)
     metrics = Metrics(mse, **kinds, q_loss=q_loss, v_loss=v_loss, advantage=advantage, kept=learnt.mean())
     common = advanced(state.common, key)
-    return State(think, act, critics, value, target_critics, state.goals, common), metrics
+    return State(think, act, critics, value, state.goals, common), metrics
 
 
 def make_policy(config: Config, spec: Spec, state: State) -> ReasoningPolicy:
@@ -262,23 +249,19 @@ def _act_loss(config: Config, data: Data, params: Any, context: Context, chain: 
 def _judge(
     config: Config, state: State, windows: Windows, chain: jax.Array, rate: jax.Array
 ) -> tuple[Trained, Trained, jax.Array, jax.Array]:
-    """Critics and values after a step of implicit Q-learning, and the losses before it."""
+    """Critics and values after a gradient step, and the losses before it."""
     goals, doing = state.goals, _doing(windows.action, chain)
-    q = applied(_critics(config), state.target_critics, windows.obs, doing).min(0)
-
-    def value_loss(params: Any) -> tuple[jax.Array, None]:
-        return expectile_loss(q - applied(_value(config), params, windows.obs), config.expectile).mean(), None
-
-    value, v_loss, _ = descend(value_loss, state.value, rate)
-    ahead = applied(_value(config), value.params, windows.next_obs) + goals.forecast(windows.next_obs, windows.time + 1)
-    aim = windows.reward / goals.unit + config.discount * jnp.where(windows.terminated, 0.0, ahead)
-    aim = aim - goals.forecast(windows.obs, windows.time)
+    brought = windows.returns_to_go / goals.unit - goals.forecast(windows.obs, windows.time)
 
     def critic_loss(params: Any) -> tuple[jax.Array, None]:
         said = applied(_critics(config), params, windows.obs, doing)
-        return jnp.square(said - aim).mean((-1, -2)).sum(), None
+        return jnp.square(said - brought).mean((-1, -2)).sum(), None
+
+    def value_loss(params: Any) -> tuple[jax.Array, None]:
+        return jnp.square(applied(_value(config), params, windows.obs) - brought).mean(), None
 
     critics, q_loss, _ = descend(critic_loss, state.critics, rate)
+    value, v_loss, _ = descend(value_loss, state.value, rate)
     return critics, value, q_loss, v_loss
 
 
@@ -308,7 +291,7 @@ def _grade(
     chains, actions = jax.vmap(drawn)(jax.random.split(key, config.chains))
     chains = jnp.concatenate([truth[None], chains])
     doing = _doing(jnp.concatenate([_taken(action, place)[None], actions]), chains)
-    q = applied(_critics(config), state.target_critics, jnp.broadcast_to(obs, (len(chains), *obs.shape)), doing).min(0)
+    q = applied(_critics(config), state.critics.params, jnp.broadcast_to(obs, (len(chains), *obs.shape)), doing).min(0)
     advantage = q - applied(_value(config), state.value.params, obs)
     grade = advantage / jnp.maximum(advantage.std(), 1e-6) + config.truth_weight * closeness(chains, truth)
     first = jnp.argmax(grade, 0)[None]

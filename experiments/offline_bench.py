@@ -65,7 +65,7 @@ class Bench:
         data = make_data(episodes, spec_of(self.env, self.params))
         settings = self.search(data)
         for name in config.algorithms:
-            settled = configured(name, self.env, config.steps(name), **settings[name])
+            settled = configured(name, self.env, self.params, config.steps(name), **settings[name])
             policies[name], curve, tried = self.learn(name, name, data, settled)
             curves.append(curve)
             asked += tried

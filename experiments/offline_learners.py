@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from adarena.agents import reasoner
 from adarena.agents.offline import bc, cql, decision_transformer, diffusion, gas, gave, iql, td3_bc
 from adarena.agents.offline.returns import meter_of
+from adarena.agents.offline.thoughts import reader_of
 from adarena.envs.core import Env
 
 ALGORITHMS: dict[str, ModuleType] = {
@@ -23,10 +25,11 @@ ALGORITHMS: dict[str, ModuleType] = {
     "gave": gave,
     "gas": gas,
     "diffusion": diffusion,
+    "reasoner": reasoner,
 }
 """Name to module (`adarena.agents.offline.learner.Algorithm`)."""
 
-GENERATIVE = ("decision_transformer", "gave", "gas", "diffusion")
+GENERATIVE = ("decision_transformer", "gave", "gas", "diffusion", "reasoner")
 """Those that are asked for a return when they act."""
 
 STEPS = {
@@ -38,6 +41,7 @@ STEPS = {
     "gave": 3_000,
     "gas": 3_000,
     "diffusion": 3_000,
+    "reasoner": 3_000,
 }
 """Gradient steps: what a learner's own time on two cores allows, not the same for all."""
 
@@ -91,6 +95,12 @@ SPACES: dict[str, dict[str, tuple[Any, ...]]] = {
         "untold": (0.2, 0.1),
         "learning_rate": (1e-3, 3e-4, 3e-3),
     },
+    "reasoner": {
+        "graded": (1.0, 0.3),
+        "anchor": (0.5, 1.0),
+        "truth_weight": (1.0, 0.0),
+        "learning_rate": (1e-3, 5e-4, 2e-3),
+    },
 }
 """What the search of a learner's settings draws from: fields of its ``Config`` and their values. First values are the
 modules' own: the papers', but for what the modules' docstrings state.
@@ -104,6 +114,7 @@ SURE: dict[str, tuple[dict[str, Any], ...]] = {
     "gave": ({"explore": 0.05}, {"conditioning": "to_go"}),
     "gas": ({"conditioning": "to_go"},),
     "diffusion": ({"planned": None},),
+    "reasoner": ({"graded": 0.0},),
 }
 """Settings that every search tries after the modules' own: changes to them that an earlier search had chosen, then what
 papers do where the modules depart (returns to go as goals, past actions read, all entries planned, CQL's penalty).
@@ -139,7 +150,7 @@ def settings_of(name: str, count: int) -> list[dict[str, Any]]:
 _DRAWS = 0  # seed of the draws from a space
 
 
-def configured(name: str, env: Env, steps: int, **changes: Any) -> Any:
+def configured(name: str, env: Env, params: Any, steps: int, **changes: Any) -> Any:
     """A learner's configuration for an environment and a number of gradient steps, with further changes."""
     known: dict[str, Any] = {}
     if name in GENERATIVE:
@@ -147,6 +158,8 @@ def configured(name: str, env: Env, steps: int, **changes: Any) -> Any:
     if name == "diffusion":
         places = {entry.name: place for place, entry in enumerate(env.OBSERVATION)}
         known["planned"] = tuple(places[entry] for entry in PLANNED if entry in places) or None
+    if name == "reasoner":
+        known |= {"reader": reader_of(env, params), "behaviour_steps": max(1.0, 0.5 * steps)}
     if changes.get("conditioning") == "to_go":
         known["meter"] = meter_of(env, "score")
     return ALGORITHMS[name].make_config(**(known | changes))

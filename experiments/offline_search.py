@@ -61,7 +61,7 @@ def search(bench: Bench, name: str, data: Data) -> dict[str, Any]:
     left = range(len(mine), len(settings))
     for place in tqdm(left, desc=f"settings of {name}", unit="setting", disable=None):
         setting, label = settings[place], f"search_{name}_{place}"
-        score = _score(bench, label, name, configured(name, bench.env, steps, **setting), data, steps)
+        score = _score(bench, label, name, configured(name, bench.env, bench.params, steps, **setting), data, steps)
         row = (name, json.dumps(setting, sort_keys=True), score, steps, config.episodes_a_setting(), False)
         mine = chosen(pl.concat([mine, pl.DataFrame([row], schema=_SCHEMA, orient="row")]))
         bench.folder.write_table("search", pl.concat([others, mine]))

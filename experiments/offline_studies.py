@@ -74,7 +74,7 @@ def _no_history(bench: Bench, policy: Any, setting: dict[str, Any], data: Data) 
     steps = config.steps("gas")
     # As Table 3 does, both ask for the same return: what the whole of GAS chose.
     changes = setting | {"history": False, "target": policy.base.target}
-    without = configured("gas", bench.env, steps, **changes)
+    without = configured("gas", bench.env, bench.params, steps, **changes)
     bench.console.print(f"Training GAS without history: {steps:,} gradient steps on {len(seeds)} seeds")
     about = ("gas_no_history", "training")
     states, _ = bench.fit(about[0], "gas", data, without, seeds=seeds, steps=steps, about=about)
@@ -90,7 +90,7 @@ def _to_go(bench: Bench, setting: dict[str, Any], episodes: Episodes) -> pl.Data
         told = episodes if kind == "score" else value_rewards(episodes, bench.env)
         data = make_data(told, spec_of(bench.env, bench.params))
         changes = setting | {"conditioning": "to_go", "meter": meter_of(bench.env, kind)}
-        config = configured(name, bench.env, bench.config.steps(name), **changes)
+        config = configured(name, bench.env, bench.params, bench.config.steps(name), **changes)
         policy, _, _ = bench.learn(f"to_go_{kind}", name, data, config)
         kinds.append(protocol.evaluate_learner(kind, bench.env, bench.params, policy, bench.config.seeds, bench.cases))
     return pl.concat(kinds)
@@ -114,13 +114,13 @@ def _drift(bench: Bench, policy: Any, setting: dict[str, Any], data: Data) -> pl
         ``log_multiplier_first`` and ``log_multiplier_last``.
     """
     steps = bench.config.steps("gave")
-    trained = configured("gave", bench.env, steps, **setting)
+    trained = configured("gave", bench.env, bench.params, steps, **setting)
     own = [place for place, entry in enumerate(bench.env.OBSERVATION) if entry.name.startswith("multiplier_")]
     parts = []
     for hidden in (False, True):
         seen = without_entries(data, own) if hidden else data
         for explore in EXPLORED:
-            config = configured("gave", bench.env, steps, **(setting | {"explore": explore}))
+            config = configured("gave", bench.env, bench.params, steps, **(setting | {"explore": explore}))
             found = policy
             if hidden or config != trained:
                 found, _, _ = bench.learn(f"gave_{explore:g}_{'hidden' if hidden else 'seen'}", "gave", seen, config)
