@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -89,7 +89,7 @@ def _case(case: dict[str, Any]) -> str:
 
 
 def log_of(env: AutoBid, ticks: pl.DataFrame) -> list[Text]:
-    """The day in lines: what it began with, seven lines a tick, and what it came to.
+    """The day in lines: what it began with, eight lines a tick, and what it came to.
 
     Args:
         env: The market.
@@ -102,27 +102,53 @@ def log_of(env: AutoBid, ticks: pl.DataFrame) -> list[Text]:
     before = 1.0
     for row in rows:
         lines.append(Text())
-        lines += _tick(row, before, unit)
+        lines += _tick(row, before, _end(rows[-1]), unit)
         before = row["multiplier"]
     return [*lines, Text(), *_summary(rows, unit)]
 
 
-def _tick(row: dict[str, Any], before: float, unit: str) -> list[Text]:
-    """The lines of one tick; ``before``: the last multiplier."""
+class End(NamedTuple):
+    """How a day ended.
+
+    Attributes:
+        gone_hour: Hour at which the budget was spent; None where it lasted.
+        budget_left: Share of the budget.
+        cost_over_target: None where nothing was won or without target.
+        score: Of the day.
+    """
+
+    gone_hour: float | None
+    budget_left: float
+    cost_over_target: float | None
+    score: float
+
+
+def _tick(row: dict[str, Any], before: float, end: End, unit: str) -> list[Text]:
+    """The lines of one tick; ``before``: the last multiplier; ``end``: how the day ended."""
     plan = [_word(row, slot.name) for slot in SLOTS if slot.kind == "plan"]
-    budget = "the budget lasted" if row["gone_hour"] is None else f"the budget was gone at {clock(row['gone_hour'])}"
     came = f"spent {number(row['spend'])} ({_percent(row['spend'] / row['budget'])} of the budget) for "
     came += f"{number(row['value'])} {unit}; left {_percent(row['budget_left'])}, {_cost(row['cost_over_target'])}"
-    held = f"multiplier {number(row['held_multiplier'])} to the end of the day: {_ended(row)}"
+    held = f", multiplier {number(row['held_multiplier'])} to the end of the day"
     return [
         _line(row["time"], "saw", Text(_seen(row))),
         _line("", "thought", _words(row, "diagnosis")),
         _line("", "forecast", _words(row, "forecast")),
+        _line("", "happened", Text(_ended(row, "true", end))),
+        _line("", "if held", Text(_ended(row, "held", _held_end(row)) + held)),
         _line("", "planned", Text.assemble("multiplier ", plan[0], " for ", plan[1])),
         _line("", "did", Text(f"multiplier {number(row['multiplier'])}, before {number(before)}")),
-        _line("", "came", Text(f"{came}; in the end {budget}")),
-        _line("", "if held", Text(held)),
+        _line("", "came", Text(came)),
     ]
+
+
+def _end(row: dict[str, Any]) -> End:
+    """How the day ended, by its last row."""
+    return End(row["gone_hour"], row["budget_left"], row["cost_over_target"], row["score"])
+
+
+def _held_end(row: dict[str, Any]) -> End:
+    """How it would have ended, had the last multiplier been held from a tick on."""
+    return End(*(row[f"held_{name}"] for name in ("gone_hour", "budget_left", "cost_over_target", "score")))
 
 
 def _line(time: str, label: str, text: Text) -> Text:
@@ -155,20 +181,23 @@ def _word(row: dict[str, Any], slot: str) -> Text:
     return text if said == true else text.append(f" [it was: {true}]", "red")
 
 
-def _ended(row: dict[str, Any]) -> str:
-    """How a held branch would have ended, in numbers and in the words of the forecast."""
-    gone = row["held_gone_hour"]
-    left = _percent(row["held_budget_left"])
-    budget = f"{left} of the budget left" if gone is None else f"budget gone at {clock(gone)}"
-    words = ", ".join(f"{slot.name} {row[column('held', slot.name)]}" for slot in FORECASTS)
-    return f"{budget}, {_cost(row['held_cost_over_target'])}, score {number(row['held_score'])} ({words})"
+def _ended(row: dict[str, Any], kind: str, end: End) -> str:
+    """How a day ended, in the words of the forecast and in numbers."""
+    words = ", ".join(f"{slot.name} {row[column(kind, slot.name)]}" for slot in FORECASTS)
+    left = f"{_percent(end.budget_left)} of the budget left"
+    budget = left if end.gone_hour is None else f"budget gone at {clock(end.gone_hour)}"
+    return f"{words}: {budget}, {_cost(end.cost_over_target)}, score {number(end.score)}"
 
 
 def _summary(rows: list[dict[str, Any]], unit: str) -> list[Text]:
     last, count = rows[-1], len(rows)
     gone = f"gone at {clock(last['gone_hour'])}" if last["gone_hour"] is not None else "not gone"
     parts = [f"spent {number(last['spend_so_far'])}, {_percent(1.0 - last['budget_left'])} of the budget ({gone})"]
-    parts += [f"{number(last['value_so_far'])} {unit}", _cost(last["cost_over_target"]), f"score {number(last['score'])}"]
+    parts += [
+        f"{number(last['value_so_far'])} {unit}",
+        _cost(last["cost_over_target"]),
+        f"score {number(last['score'])}",
+    ]
     right = []
     for slot in SLOTS:
         hits = sum(row[column("thought", slot.name)] == row[column("true", slot.name)] for row in rows)
@@ -179,7 +208,9 @@ def _summary(rows: list[dict[str, Any]], unit: str) -> list[Text]:
         _line("24:00", "day's end", Text(", ".join(parts))),
         _line("", "right", Text(f"of {count} words each: {', '.join(right)}")),
         _line(
-            "", "if held", Text(f"score had the last multiplier been held {', '.join(held)}; it was {number(last['score'])}")
+            "",
+            "if held",
+            Text(f"score had the last multiplier been held {', '.join(held)}; it was {number(last['score'])}"),
         ),
     ]
 

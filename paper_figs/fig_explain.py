@@ -1,9 +1,9 @@
 """Figure: a day of a reasoning bidder with its thoughts: spend, forecast of the budget's end, CPA, multiplier, and words.
 
-Read from ``ticks.parquet`` of ``adarena explain``. Bars show the range that a forecast's word stands for; lines show what
-happened; dots show what would have happened had the last multiplier been held from that tick on. In the strips below a
-word stands where it begins, if it fits; its shade is its place in the slot's order, and a dot marks a word that was not
-true, or did not come true.
+Read from ``ticks.parquet`` of ``adarena explain``. Bars show the range that a forecast's word stands for, darker where it
+was surer; lines show what happened; dots show what would have happened had the last multiplier been held from that tick on.
+In the strips below a word stands where it begins, if it fits; its shade is its place in the slot's order, and a dot marks a
+word that was not true, or did not come true. Of plans, signs count the steps by which the multiplier is to change (= holds).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
@@ -28,7 +29,7 @@ TABLE = "ticks.parquet"
 COLUMNS = (
     *("hour", "multiplier", "budget_left", "cost_over_target", "gone_hour", "seen_traffic_left"),
     *("held_gone_hour", "held_budget_left", "held_cost_over_target"),
-    *(column(kind, slot.name) for slot in SLOTS for kind in ("thought", "true")),
+    *(column(kind, slot.name) for slot in SLOTS for kind in ("thought", "chance", "true")),
 )
 _DAY = 24.0
 _LANE = 2.5  # hours that a lane above the day is high, for a budget that lasts
@@ -69,9 +70,13 @@ def draw(results: Path) -> Figure:
         words.set_xlabel("Hour of the day")
         figure.align_ylabels(axes[:, 0])
         handles = {h.get_label(): h for ax in axes[:3, 0] for h in ax.get_legend_handles_labels()[0]}
-        shades = [Patch(color=_SHADES[0], label="first word"), Patch(color=_SHADES[-1], label="last word of its slot")]
-        wrong = Patch(facecolor="none", edgecolor="none", label="•  was not so, or did not come true")
-        figure.legend(handles=[*handles.values(), *shades, wrong], loc="outside lower center", ncols=4)
+        shades = [
+            Patch(color=_SHADES[0], label="first word of a slot"),
+            Patch(color=_SHADES[-1], label="last word of a slot"),
+        ]
+        wrong = Patch(facecolor="none", edgecolor="none", label="•  not so, or did not come true")
+        said = Patch(color=SKY, label="forecast: range of its word, the surer the darker")
+        figure.legend(handles=[*handles.values(), said, *shades, wrong], loc="outside lower center", ncols=3)
     return figure
 
 
@@ -98,8 +103,7 @@ def _draw_end(ax: Any, day: pl.DataFrame) -> None:
     ranges = np.asarray(
         [_range(slot, word, now) for word, now in zip(day[column("thought", "budget")], hour, strict=True)]
     )
-    bar: dict[str, Any] = {"width": np.diff(edges), "align": "edge", "color": SKY, "alpha": 0.55, "linewidth": 0}
-    ax.bar(hour, ranges[:, 1] - ranges[:, 0], bottom=ranges[:, 0], label="forecast (range of its word)", **bar)
+    _bars(ax, day, slot, ranges)
     left = float(day["budget_left"][-1])
     came = day["gone_hour"][0] if day["gone_hour"][0] is not None else _lane(slot, left)
     ax.axhline(came, color=BLUE)
@@ -142,16 +146,22 @@ def _draw_cost(ax: Any, day: pl.DataFrame) -> None:
     held = day["held_cost_over_target"].fill_null(np.nan).to_numpy()
     low, high = _limits(np.concatenate([curve, held]))
     bounds = np.concatenate([[low], np.exp(slot.edges), [high]])
-    for now, after, word in zip(edges[:-1], edges[1:], day[column("thought", slot.name)], strict=True):
-        place = slot.words.index(word)
-        if place < slot.ordered:
-            ends = np.clip(bounds[place : place + 2], low, high)
-            ax.bar(now, ends[1] - ends[0], after - now, ends[0], align="edge", color=SKY, alpha=0.55, linewidth=0)
+    places = [slot.words.index(word) for word in day[column("thought", slot.name)]]
+    ranges = [bounds[place : place + 2] if place < slot.ordered else (low, low) for place in places]
+    _bars(ax, day, slot, np.clip(ranges, low, high))
     ax.axhline(1.0, color=BLACK, linewidth=0.8)
     ax.plot(edges[1:], curve, color=BLUE)
     ax.plot(hour, held, **_HELD)
     ax.set_ylim(low, high)
     ax.set_ylabel("Cost per value\nover target [1]")
+
+
+def _bars(ax: Any, day: pl.DataFrame, slot: Slot, ranges: np.ndarray) -> None:
+    """The ranges ``[T, 2]`` of a forecast's words, the surer the darker."""
+    low, high = ranges.T
+    chance = day[column("chance", slot.name)].to_numpy()
+    colours = [to_rgba(SKY, 0.15 + 0.7 * float(x)) for x in chance]
+    ax.bar(day["hour"], high - low, np.diff(_edges(day)), low, align="edge", color=colours, linewidth=0)
 
 
 def _limits(numbers: np.ndarray) -> tuple[float, float]:
@@ -201,8 +211,6 @@ def _draw_words(ax: Any, day: pl.DataFrame) -> None:
 
 def _shade(slot: Slot, word: str) -> tuple[Any, str]:
     """Colour of a word by its place in the slot's order, and of the letters on it; grey for what is unknown."""
-    from matplotlib.colors import LinearSegmentedColormap
-
     place = slot.words.index(word)
     if place >= slot.ordered:
         return LIGHT_GREY, BLACK
