@@ -111,6 +111,32 @@ def run(
     return states, curve.frame()
 
 
+def restore(folder: str | Path, init: InitFn, config: Any, env: Env | Hashable, params: Any) -> tuple[Any, list[int]]:
+    """The newest states of a training, to be looked at and not to be gone on with.
+
+    Args:
+        folder: What `run` was given as ``checkpoint``.
+        init: As in `run`.
+        config: A configuration with the sizes of the one that was trained with; its numbers are not read.
+        env: As in `run`.
+        params: As in `run`; leaves may be ``jax.ShapeDtypeStruct``, since only shapes are read.
+
+    Returns:
+        The states stacked over seeds, and the seeds.
+
+    Raises:
+        adarena.agents.checkpoint.CheckpointError: There is no checkpoint, or it is damaged, or of other sizes.
+    """
+    metadata = checkpoints.read_metadata(folder)
+    seeds = [int(seed) for seed in metadata["identity"]["seeds"]]
+    keyed = jnp.asarray(seeds, jnp.uint32)
+    start = functools.partial(_init_all, init, env, _spread(config, len(seeds)))
+    states, _ = _saved(
+        folder, checkpoints.steps(folder)[-1], jax.eval_shape(start, params, keyed), metadata, len(seeds)
+    )
+    return states, seeds
+
+
 def _loop(
     step: Callable[[Any, int], tuple[Any, Any]],
     after: Callable[[Any, pl.DataFrame], None],
@@ -226,11 +252,18 @@ def _resume(folder: str | Path, start: Callable[[], Any], curve: _Curve, identit
             raise checkpoints.CheckpointError(
                 f"{Path(folder)}: is a checkpoint of another run: {name} was {saved}, now {value}"
             )
-    shape = (metadata["updates"], len(curve.seeds))
-    like = {name: jax.ShapeDtypeStruct(shape, np.float32) for name in metadata["columns"]}
-    (states, columns), _ = checkpoints.restore(folder, (jax.eval_shape(start), like), step=newest)
+    states, columns = _saved(folder, newest, jax.eval_shape(start), metadata, len(curve.seeds))
     curve.columns = {name: np.asarray(columns[name]) for name in metadata["columns"]}
     return states
+
+
+def _saved(
+    folder: str | Path, step: int, states: Any, metadata: Mapping[str, Any], seeds: int
+) -> tuple[Any, dict[str, Any]]:
+    """The states, of the shapes of ``states``, and the curve's columns of one checkpoint."""
+    shape = (metadata["updates"], seeds)
+    columns = {name: jax.ShapeDtypeStruct(shape, np.float32) for name in metadata["columns"]}
+    return checkpoints.restore(folder, (states, columns), step=step)[0]
 
 
 def _spread(config: Any, count: int) -> Any:

@@ -21,6 +21,7 @@ _USAGE = """adarena: a research gym for ad auctions
   adarena run lifecycle [--preset NAME] [--resume] [options] the same for the whole life of a campaign
   adarena run offline [--preset NAME] [--resume] [options]   bidders that learn from logs, compared in the live market
   adarena run ope [--preset NAME] [--resume] [options]       value of policies from logs alone, against the truth
+  adarena explain RUN --episode K [options]                  a day of the reasoning bidder, its thoughts and their truth
   adarena evaluate RUN [options]                             policies of a run on other markets
   adarena evaluate --policy P [--policy P ...] [options]     any policies in AuctionNet's market
   adarena collect [--preset NAME] [--resume] [options]       logged episodes with known propensities
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     commands: dict[str, Callable[[list[str]], None]] = {
         "run": _run,
+        "explain": _explain,
         "evaluate": _evaluate,
         "collect": _collect,
         "gather": _gather,
@@ -99,6 +101,12 @@ def _pick(words: list[str], flag: str, default: str) -> tuple[list[str], str]:
         if word.startswith(f"{flag}="):
             return words[:place] + words[place + 1 :], word.partition("=")[2]
     return words, default
+
+
+def _explain(words: list[str]) -> None:
+    from adarena.experiments import explain
+
+    explain.run(tyro.cli(explain.ExplainConfig, args=words, prog="adarena explain"))
 
 
 def _evaluate(words: list[str]) -> None:

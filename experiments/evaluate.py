@@ -74,8 +74,12 @@ def run(config: EvaluateConfig) -> pl.DataFrame:
 
 def experiment_of(folder: RunFolder) -> AutoBidExperiment:
     """The configuration of a run."""
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in folder.config["fields"].items()}
-    return AutoBidExperiment(**fields)
+    return AutoBidExperiment(**fields_of(folder))
+
+
+def fields_of(folder: RunFolder) -> dict[str, Any]:
+    """The fields of a run's configuration."""
+    return {name: tuple(x) if isinstance(x, list) else x for name, x in folder.config["fields"].items()}
 
 
 def tuned_rules(folder: RunFolder, mechanism: str, env: Env) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from adarena.agents.normalise import Moments, normalise
+from adarena.agents.normalise import Moments, init_moments, normalise
 from adarena.agents.offline.episodes import Episodes
 from adarena.envs.core import Env
 
@@ -143,6 +143,24 @@ def make_data(episodes: Episodes, spec: Spec, *, reward_scale: float | None = No
         reward_scale=jnp.float32(reward_scale),
         spec=spec,
     )
+
+
+def shapes_of(spec: Spec, steps: int) -> Data:
+    """`Data` of one episode without numbers, leaves ``jax.ShapeDtypeStruct``: what a learner's state is shaped by."""
+
+    def made() -> Data:
+        return Data(
+            observations=jnp.zeros((1, steps + 1, spec.observations)),
+            actions=jnp.zeros((1, steps, spec.actions)),
+            rewards=jnp.zeros((1, steps)),
+            returns_to_go=jnp.zeros((1, steps)),
+            terminated=jnp.zeros((1, steps), bool),
+            obs_moments=init_moments((spec.observations,)),
+            reward_scale=jnp.ones(()),
+            spec=spec,
+        )
+
+    return jax.eval_shape(made)
 
 
 def to_go(values: np.ndarray) -> np.ndarray:

@@ -13,9 +13,10 @@ import polars as pl
 
 from adarena.agents import checkpoint as checkpoints
 from adarena.agents.fields import is_count
-from adarena.agents.offline.data import Data, Spec
+from adarena.agents.offline.data import Data, Spec, shapes_of
 from adarena.agents.offline.learner import Algorithm
 from adarena.agents.training import OnChunk, run
+from adarena.agents.training import restore as restore_states
 
 
 def train(
@@ -76,6 +77,25 @@ def train(
         progress=progress,
         about=about,
     )
+
+
+def restore(algorithm: Algorithm, config: Any, spec: Spec, steps: int, checkpoint: str | Path) -> tuple[Any, list[int]]:
+    """The newest states that `train` left in ``checkpoint``; the log that was learnt from is not needed.
+
+    Args:
+        algorithm: The module that was trained.
+        config: A configuration with the sizes of the one that was trained with; its numbers are not read.
+        spec: Sizes and bounds of the environment.
+        steps: Of an episode of the log.
+        checkpoint: As in `train`.
+
+    Returns:
+        The states stacked over seeds, and the seeds.
+
+    Raises:
+        adarena.agents.checkpoint.CheckpointError: There is no checkpoint, or it is damaged, or of other sizes.
+    """
+    return restore_states(checkpoint, _Init(algorithm.init), config, spec, shapes_of(spec, steps))
 
 
 @dataclasses.dataclass(frozen=True)

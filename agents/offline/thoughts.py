@@ -31,8 +31,10 @@ Kind = Literal["diagnosis", "forecast", "plan"]
 
 _PLAN_HOURS = 2.0  # over which a plan's change of the multiplier is averaged
 _SAME = 0.14  # how far the multiplier may stray while a plan to hold it is still kept
-_EMPTY = 0.02  # share of the budget at which it counts as spent: the next charge may not fit
 _DAY = 24.0  # hours
+
+EMPTY = 0.02
+"""Share of the budget at which it counts as spent: the next charge may not fit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,9 +201,9 @@ def outcome(left: jax.Array, cost: jax.Array, known: jax.Array, time: jax.Array)
     """
     budget, final = SLOTS[4:6]
     ticks = left.shape[0] - 1
-    spent = left <= _EMPTY
+    spent = left <= EMPTY
     hours = (jnp.argmax(spent) - time) * (_DAY / ticks)
-    quantity = jnp.where(spent.any(), jnp.clip(hours, 0.0, _DAY), _DAY + jnp.maximum(left[-1], _EMPTY))
+    quantity = jnp.where(spent.any(), jnp.clip(hours, 0.0, _DAY), _DAY + jnp.maximum(left[-1], EMPTY))
     word = jnp.where(known, final.word(cost), final.ordered)
     return jnp.stack([budget.word(quantity), jnp.broadcast_to(word, time.shape)], -1)
 
@@ -231,19 +233,32 @@ def course(log_multiplier: jax.Array, before: jax.Array, time: jax.Array) -> jax
     return jnp.stack([word, until.word(hours)], -1)
 
 
+def truth(seen: Mapping[str, jax.Array], log_multiplier: jax.Array, time: jax.Array) -> jax.Array:
+    """What one day shows to have been true.
+
+    Args:
+        seen: What a `Reader` read before each tick and at the end, ``[T + 1]`` each.
+        log_multiplier: ``[T]``, of the whole day.
+        time: Ticks at which to say so, ``[K]`` int32.
+
+    Returns:
+        Chains, ``[K, L]`` int32.
+    """
+    known = (seen["progress"][-1] > 0.0) & (seen["has_target"][-1] > 0.5)
+    parts = [
+        diagnose(seen)[time],
+        outcome(seen["budget_left"], seen["cost_over_target"][-1], known, time),
+        course(log_multiplier, seen["multiplier_three"][time], time),
+    ]
+    return jnp.concatenate(parts, -1)
+
+
 def annotate(reader: Reader, data: Data, episode: jax.Array, time: jax.Array) -> jax.Array:
     """What a log would have thought in hindsight: chains of episodes ``[B]`` at ticks ``[B, K]``, ``[B, K, L]`` int32."""
 
     def of(episode: jax.Array, time: jax.Array) -> jax.Array:
         seen = reader(data.obs_moments, data.observations[episode])
-        known = (seen["progress"][-1] > 0.0) & (seen["has_target"][-1] > 0.5)
-        log_multiplier = data.actions[episode, :, 0] * reader.log_range
-        parts = [
-            diagnose(seen)[time],
-            outcome(seen["budget_left"], seen["cost_over_target"][-1], known, time),
-            course(log_multiplier, seen["multiplier_three"][time], time),
-        ]
-        return jnp.concatenate(parts, -1)
+        return truth(seen, data.actions[episode, :, 0] * reader.log_range, time)
 
     return jax.vmap(of)(episode, time)
 
