@@ -4,16 +4,17 @@ After LBM (Kuaishou, WWW 2026, arXiv:2603.05134), with small networks in place o
 in `adarena.agents.offline.thoughts`. Training has two phases in one loop:
 
 1. *Behaviour.* Think learns the chains that a log would have thought in hindsight, by cross-entropy; Act learns the logged
-   actions given these chains; critics learn what actions and plans are worth: the return that the rest of the day
-   brought after them, over what the observation foretells; and a value what the state is worth without either.
+   actions given these chains; critics learn what actions are worth: the return that the rest of the day brought after
+   them, over what the observation foretells; and a value what the state is worth.
 2. *Grading* (as their GQPO), from ``behaviour_steps`` on: at each state Think draws ``chains`` chains and Act its action
    on each; the logged chain stands beside them. A chain's grade is its advantage under the critics, in standard deviations,
    and ``truth_weight`` times its `closeness` to what was true and what came true. The best chain is learnt if its advantage is
    above zero; what the log would have thought goes on being learnt with weight ``anchor``, which keeps the words' meaning.
 
-Departures from LBM: critics judge the plan with the action, since one tick's action hardly moves a day's score, and are
-fitted to whole returns, without bootstrapping: over 48 undiscounted ticks what had not travelled back yet made critics prefer
-whatever pays at once. Truth is part of the grade. Act is trained on the log throughout, so that chains must improve, not it.
+Departures from LBM: truth is part of the grade. Critics are fitted to whole returns, without bootstrapping: over 48
+undiscounted ticks what had not travelled back yet made them prefer whatever pays at once. They judge the action that comes of
+a chain and not its plan, since a plan found in hindsight knows what came after it. Act is trained on the log throughout, so
+that chains must improve, not it.
 """
 
 from __future__ import annotations
@@ -52,10 +53,6 @@ from adarena.agents.offline.think import Act, Think, no_thoughts
 from adarena.agents.offline.thoughts import LENGTH, SLOTS, Reader, annotate, closeness, encode
 from adarena.agents.offline.transformer import Context
 from adarena.agents.reasoner_policy import ReasoningPolicy, reasoning_policy
-
-_PLAN = sum(
-    len(slot.words) for slot in SLOTS if slot.kind != "plan"
-)  # where the plan's words begin in an encoded chain
 
 
 @struct.dataclass
@@ -137,7 +134,7 @@ class State:
     Attributes:
         think: Parameters of `adarena.agents.offline.think.Think`, and Adam.
         act: Parameters of `adarena.agents.offline.think.Act`, and Adam.
-        critics: Parameters of two critics of actions and plans, and Adam.
+        critics: Parameters of two critics of actions, and Adam.
         value: Parameters of the value of a state, and Adam.
         goals: What returns are compared with.
         common: Moments, key and steps.
@@ -179,12 +176,11 @@ def init(config: Config, data: Data, key: jax.Array) -> State:
     key, key_think, key_act, key_critics, key_value = jax.random.split(key, 5)
     context = first_context(config, data)
     steps = context.goal.shape
-    obs, doing = data.observations[0, 0], _doing(data.actions[0, 0], jnp.zeros(LENGTH, jnp.int32))
-    critics = init_trained(_critics(config), key_critics, obs, doing)
+    obs = data.observations[0, 0]
     return State(
         think=init_trained(_think(config, data.steps), key_think, context, jnp.zeros((*steps, LENGTH), jnp.int32)),
         act=init_trained(_act(config, data.spec, data.steps), key_act, context, no_thoughts(steps)),
-        critics=critics,
+        critics=init_trained(_critics(config), key_critics, obs, data.actions[0, 0]),
         value=init_trained(_value(config), key_value, obs),
         goals=fit_goals(data),
         common=init_common(data, key),
@@ -199,7 +195,7 @@ def update(config: Config, data: Data, state: State) -> tuple[State, Metrics]:
     assert config.reader is not None
     chain = annotate(config.reader, data, episode, windows.time)
     rate = learning_rate(config, state.common.steps)
-    critics, value, q_loss, v_loss = _judge(config, state, windows, chain, rate)
+    critics, value, q_loss, v_loss = _judge(config, state, windows, rate)
     act, mse, _ = descend(lambda params: _act_loss(config, data, params, context, chain), state.act, rate)
     place = jax.random.randint(jax.random.fold_in(key_chains, config.chains), (config.batch,), 0, config.context)
     best, kept, advantage = _grade(config, data, state, (context, windows.action, chain), place, key_chains)
@@ -247,14 +243,14 @@ def _act_loss(config: Config, data: Data, params: Any, context: Context, chain: 
 
 
 def _judge(
-    config: Config, state: State, windows: Windows, chain: jax.Array, rate: jax.Array
+    config: Config, state: State, windows: Windows, rate: jax.Array
 ) -> tuple[Trained, Trained, jax.Array, jax.Array]:
     """Critics and values after a gradient step, and the losses before it."""
-    goals, doing = state.goals, _doing(windows.action, chain)
+    goals = state.goals
     brought = windows.returns_to_go / goals.unit - goals.forecast(windows.obs, windows.time)
 
     def critic_loss(params: Any) -> tuple[jax.Array, None]:
-        said = applied(_critics(config), params, windows.obs, doing)
+        said = applied(_critics(config), params, windows.obs, windows.action)
         return jnp.square(said - brought).mean((-1, -2)).sum(), None
 
     def value_loss(params: Any) -> tuple[jax.Array, None]:
@@ -290,8 +286,10 @@ def _grade(
 
     chains, actions = jax.vmap(drawn)(jax.random.split(key, config.chains))
     chains = jnp.concatenate([truth[None], chains])
-    doing = _doing(jnp.concatenate([_taken(action, place)[None], actions]), chains)
-    q = applied(_critics(config), state.critics.params, jnp.broadcast_to(obs, (len(chains), *obs.shape)), doing).min(0)
+    actions = jnp.concatenate([_taken(action, place)[None], actions])
+    q = applied(_critics(config), state.critics.params, jnp.broadcast_to(obs, (len(chains), *obs.shape)), actions).min(
+        0
+    )
     advantage = q - applied(_value(config), state.value.params, obs)
     grade = advantage / jnp.maximum(advantage.std(), 1e-6) + config.truth_weight * closeness(chains, truth)
     first = jnp.argmax(grade, 0)[None]
@@ -313,11 +311,6 @@ def _surprise(chances: tuple[jax.Array, ...], chain: jax.Array) -> jax.Array:
 
 def _of_kind(kind: str) -> jax.Array:
     return jnp.asarray([n for n, slot in enumerate(SLOTS) if slot.kind == kind])
-
-
-def _doing(action: jax.Array, chain: jax.Array) -> jax.Array:
-    """What critics judge: actions ``[..., A]`` and the plan of chains ``[..., L]``."""
-    return jnp.concatenate([action, encode(chain)[..., _PLAN:]], -1)
 
 
 def _think(config: Config, steps: int) -> Think:

@@ -16,7 +16,8 @@ from adarena.agents.offline.thoughts import SLOTS, reader_of
 from adarena.envs.autobid import AutoBid
 from adarena.experiments import tables
 from adarena.experiments.explain_table import FORECASTS, clock, column, table_of, units, value_unit
-from adarena.experiments.reasoning import POLICY, case_of, played, restore
+from adarena.experiments.reasoner_run import POLICY, case_of, restore
+from adarena.experiments.reasoning import played
 from adarena.experiments.store import RunFolder
 from adarena.experiments.tables import number
 

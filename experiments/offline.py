@@ -83,7 +83,7 @@ class OfflineExperiment:
     seat_step: int = 6
     budgets: tuple[float, ...] = (0.5, 1.0, 1.5)
     market_seed: int = 2025
-    studies: tuple[str, ...] = ("choices", "to_go")
+    studies: tuple[str, ...] = ("choices", "to_go", "reasoning")
     runs: str = "runs"
     name: str = ""
     figures: bool = True
@@ -166,6 +166,9 @@ PRESETS: dict[str, OfflineExperiment] = {
     "default": OfflineExperiment(),
     "sparse": OfflineExperiment(response="sampled", studies=()),
     "auctionnet": OfflineExperiment(traffic="auctionnet", seat_step=4, studies=()),
+    "reasoning": OfflineExperiment(
+        algorithms=("bc", "decision_transformer", "reasoner"), seeds=(0, 1, 2, 3, 4), studies=("reasoning",)
+    ),
     "smoke": OfflineExperiment(
         log_steps=3072,
         gradient_steps=0.02,

@@ -1,6 +1,7 @@
 """Studies beside the comparison of `adarena.experiments.offline`: how GAS chooses, what returns to go count, what GAVE sees.
 
-Each writes a table of its name (`STUDIES`). Learners have the settings that the search chose for them, but for
+Each writes a table of its name (`STUDIES`), ``reasoning`` those of `adarena.experiments.offline_reasoning`.
+Learners have the settings that the search chose for them, but for
 what a study changes.
 """
 
@@ -19,7 +20,7 @@ from adarena.agents.offline import gas
 from adarena.agents.offline.data import Data, make_data, spec_of
 from adarena.agents.offline.episodes import Episodes
 from adarena.agents.offline.returns import meter_of, value_rewards
-from adarena.experiments import protocol
+from adarena.experiments import offline_reasoning, protocol
 from adarena.experiments.offline_learners import configured
 from adarena.experiments.rollout import rollout_seeds
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 EXPLORED = (0.5, 0.05)
 """How far GAVE explores to either side in the study of its drift: the published half, and a tenth of that."""
 
-STUDIES = ("choices", "no_history", "to_go", "drift")
+STUDIES = ("choices", "no_history", "to_go", "drift", "reasoning")
 """Every study."""
 
 Settings = Mapping[str, dict[str, Any]]
@@ -53,6 +54,8 @@ def study(bench: Bench, policies: Mapping[str, Any], settings: Settings, episode
         bench.folder.write_table("no_history", _no_history(bench, policies["gas"], settings["gas"], data))
     if "drift" in wanted and "gave" in policies:
         bench.folder.write_table("drift", _drift(bench, policies["gave"], settings["gave"], data))
+    if "reasoning" in wanted and "reasoner" in policies:
+        offline_reasoning.study(bench, policies["reasoner"], settings["reasoner"], data)
     if "to_go" in wanted:
         bench.folder.write_table("to_go", _to_go(bench, settings.get("decision_transformer", {}), episodes))
 

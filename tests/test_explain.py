@@ -19,7 +19,7 @@ from adarena.agents.checkpoint import CheckpointError
 from adarena.agents.offline import loop, thoughts
 from adarena.agents.offline.data import Spec, make_data, spec_of
 from adarena.agents.offline.episodes import Episodes
-from adarena.experiments import calibration_tables, cli, explain, explain_table, reasoning
+from adarena.experiments import calibration_tables, cli, explain, explain_table, reasoner_run, reasoning
 from adarena.experiments.calibration_tables import calibration, climatology, reliability, scores
 from adarena.experiments.offline import Bench, OfflineExperiment
 from adarena.experiments.protocol import draw_cases
@@ -282,7 +282,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_is_explained(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    restored = reasoning.restore(RunFolder.open(finished), 7)
+    restored = reasoner_run.restore(RunFolder.open(finished), 7)
     assert float(restored.policy.base.target) == 2.0
     cli.main(["explain", str(finished), "--episode", "3", "--seed", "7"])
     out = finished / "explain" / "episode-3"
@@ -298,7 +298,7 @@ def test_a_run_is_explained(finished: Path, capsys: pytest.CaptureFixture[str]) 
     assert "\x1b" not in printed
     assert all(line in printed for line in text.splitlines()), "what is printed is what is written, line by line"
     ticks = pl.read_parquet(out / "ticks.parquet")
-    key, params = reasoning.case_of(restored, 3)
+    key, params = reasoner_run.case_of(restored, 3)
     known = rollout(restored.env, params, restored.policy, key[None], bound=False)
     assert ticks["spend"].sum() == pytest.approx(float(known.metrics["cost"][0]), rel=1e-4)
     assert set(json.loads((out / "about.json").read_text())["columns"]) == set(ticks.columns)
