@@ -21,6 +21,8 @@ _USAGE = """adarena: a research gym for ad auctions
   adarena run lifecycle [--preset NAME] [--resume] [options] the same for the whole life of a campaign
   adarena run offline [--preset NAME] [--resume] [options]   bidders that learn from logs, compared in the live market
   adarena run ope [--preset NAME] [--resume] [options]       value of policies from logs alone, against the truth
+  adarena sweep FILE.py [options]                            many configurations, on this machine or a cluster
+  adarena sweep EXPERIMENT --grid FIELD=VALUE,VALUE ... [options]   the same for every combination of values
   adarena evaluate RUN [options]                             policies of a run on other markets
   adarena evaluate --policy P [--policy P ...] [options]     any policies in AuctionNet's market
   adarena collect [--preset NAME] [--resume] [options]       logged episodes with known propensities
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     commands: dict[str, Callable[[list[str]], None]] = {
         "run": _run,
+        "sweep": _sweep,
         "evaluate": _evaluate,
         "collect": _collect,
         "gather": _gather,
@@ -87,6 +90,14 @@ def _run(words: list[str]) -> None:
     chosen = experiment.PRESETS[preset]
     config = tyro.cli(type(chosen), default=chosen, args=rest, prog=f"adarena run {name} [--preset NAME]")
     experiment.run(config, resume=resume)
+
+
+def _sweep(words: list[str]) -> None:
+    from adarena.experiments import sweep
+
+    table = sweep.run_sweep(tyro.cli(sweep.SweepConfig, args=words, prog="adarena sweep"))
+    if (table["state"] == "failed").any():
+        raise SystemExit(1)
 
 
 def _pick(words: list[str], flag: str, default: str) -> tuple[list[str], str]:

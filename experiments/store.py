@@ -25,7 +25,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import TracebackType
 from typing import Any
@@ -254,18 +254,26 @@ class RunFolder:
 
 def portable(text: str) -> str:
     """A path, or ``word:path`` or ``word=path``, whose folders are left out if it is absolute; other text as it is."""
+    if "/" not in text and "\\" not in text:
+        return text
     head, tail = re.findall(r"\A((?:[\w.-]{2,}[:=])*)(.*)", text, re.DOTALL)[0]
     kind = next((k for k in (PurePosixPath, PureWindowsPath) if k(tail).is_absolute()), None)
     return text if kind is None or tail.startswith("//") else head + kind(tail).name  # "//": an address, not a file
 
 
-def config_sha256(config: Any) -> str:
-    """The SHA-256 that names a configuration: that of what would be its ``config.json``.
+def content_sha256(config: Any, blank: Sequence[str] = ()) -> str:
+    """A SHA-256 of what a configuration says, were its fields ``blank`` empty strings.
 
     Raises:
         TypeError: ``config`` is not a frozen dataclass or holds something that JSON has no word for.
     """
-    return sha256(json_bytes(_document(config)))
+    return document_sha256(_document(config), blank)
+
+
+def document_sha256(document: dict[str, Any], blank: Sequence[str] = ()) -> str:
+    """As `content_sha256`, of what a run's ``config.json`` holds."""
+    content = {**document, "fields": {**document["fields"], **dict.fromkeys(blank, "")}}
+    return sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
 
 
 def _document(config: Any) -> dict[str, Any]:
@@ -279,12 +287,16 @@ def _document(config: Any) -> dict[str, Any]:
 
 def _plain(value: Any, where: str) -> Any:
     """A value in JSON's words; ``where`` names it in errors."""
+    if type(value) in (int, str):  # most are; the rarer ones take longer to tell
+        return portable(value) if type(value) is str else value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name), f"{where}.{f.name}") for f in dataclasses.fields(value)}
     if isinstance(value, enum.Enum):
         return value.name
     if value is None or isinstance(value, (bool, int)):
         return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, (np.generic, np.ndarray, jax.Array)):
         return _plain(np.asarray(value).tolist(), where)
     if isinstance(value, float):
@@ -293,8 +305,6 @@ def _plain(value: Any, where: str) -> Any:
         return value
     if isinstance(value, (str, os.PathLike)):
         return portable(os.fspath(value))
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
     raise TypeError(f"{where} must be made of numbers, strings, enums, paths, sequences and dataclasses, got {value!r}")

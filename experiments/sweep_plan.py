@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import importlib.util
+import io
 import itertools
 import re
 import sys
@@ -17,7 +19,7 @@ from typing import Any, Protocol
 
 import tyro
 
-from adarena.experiments.store import config_sha256
+from adarena.experiments.store import content_sha256
 
 PLACE = ("runs", "name")
 """Fields of a configuration that say where its run lies; the sweep fills them, and they make no other cell."""
@@ -81,8 +83,8 @@ class Cell:
 
 
 def digest_of(config: Any) -> str:
-    """The hash that tells cells apart: `config_sha256` of the configuration, wherever it lies."""
-    return config_sha256(dataclasses.replace(config, **dict.fromkeys(PLACE, "")))
+    """The hash that tells cells apart: `content_sha256` of the configuration, wherever it lies."""
+    return content_sha256(config, PLACE)
 
 
 def experiment_named(name: str, source: str = "") -> Experiment:
@@ -104,7 +106,9 @@ def experiment_named(name: str, source: str = "") -> Experiment:
         return typing.cast(Experiment, importlib.import_module(f"adarena.experiments.{name}"))
     if name not in _REGISTERED:
         known = ", ".join((*EXPERIMENTS, *_REGISTERED))
-        raise KeyError(f"no experiment is called {name!r}; known are {known}, or MODULE:NAME for one that MODULE registers")
+        raise KeyError(
+            f"no experiment is called {name!r}; known are {known}, or MODULE:NAME for one that MODULE registers"
+        )
     return _REGISTERED[name]
 
 
@@ -232,7 +236,8 @@ def _value(field: str, word: str, kinds: Mapping[str, Any], config_class: type) 
     kind = kinds[field]
     words = word.split("+") if typing.get_origin(kind) is tuple else [word.title() if kind is bool else word]
     try:
-        return tyro.cli(kind, args=words, console_outputs=False)
+        with contextlib.redirect_stderr(io.StringIO()):  # tyro's own message shows the usage of a command there is not
+            return tyro.cli(kind, args=words)
     except SystemExit as error:
         name = getattr(kind, "__name__", str(kind)) if typing.get_origin(kind) is None else str(kind)
         raise ValueError(f"grid's {field} must be of type {name}, got {word!r}") from error
