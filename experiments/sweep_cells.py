@@ -22,14 +22,12 @@ import os
 import pickle
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
-from adarena.agents.checkpoint import CheckpointError
-from adarena.envs.cache import enable_compilation_cache
 from adarena.experiments import locks, tensorboard_logs
 from adarena.experiments.store import RunFolder, RunFolderError, document_sha256
 from adarena.experiments.sweep_plan import PLACE, Cell, experiment_named
@@ -108,7 +106,7 @@ def known(root: Path, name: str, digest: str) -> Outcome | None:
     record = _read_record(root, name)
     if record is None or record.get("digest") != digest or record["cause"] not in ("", "cell"):
         return None
-    if record["state"] == "done" and _stats(root / name, record["files"]) != record["files"]:
+    if record["state"] == "done" and stats(root / name, record["files"]) != record["files"]:
         return None
     return Outcome(record["state"], record["cause"], record["error"], record["seconds"])
 
@@ -201,6 +199,9 @@ def _look_at(task: Task, root: Path, failed: bool) -> RunFolder | None:
 
 def _execute(task: Task, root: Path) -> None:
     """Runs the experiment, in this process."""
+    from adarena.agents.checkpoint import CheckpointError  # heavy, and only needed where cells run
+    from adarena.envs.cache import enable_compilation_cache
+
     enable_compilation_cache()
     experiment = experiment_named(task.experiment, task.source)
     config = pickle.loads(task.config)
@@ -225,7 +226,7 @@ def _conclude(task: Task, root: Path, seconds: float, ran: bool) -> tuple[Outcom
     if task.tensorboard and "curves" in run.tables:
         tensorboard_logs.write(run.read_table("curves"), path / "tensorboard")
     problem = _nan_in(run)
-    files = _stats(path, ["config.json", "manifest.json", *run.manifest["files"]])
+    files = stats(path, ["config.json", "manifest.json", *run.manifest["files"]])
     return Outcome("failed" if problem else "done", "cell" if problem else "", problem, seconds, ran), files
 
 
@@ -269,7 +270,7 @@ def _set_aside(root: Path, name: str) -> None:
     os.rename(root / name, folder / f"{name}.{number}")
 
 
-def _stats(folder: Path, files: Any) -> dict[str, list[int]]:
+def stats(folder: Path, files: Iterable[str]) -> dict[str, list[int]]:
     """Size, and times of the last change of content and of the file, for each file that is there."""
     found = {}
     for file in files:
@@ -289,13 +290,23 @@ def _read_record(root: Path, name: str) -> dict[str, Any] | None:
         return None
 
 
-def _write_record(root: Path, task: Task, outcome: Outcome, files: dict[str, list[int]]) -> None:
-    """One line of JSON and its SHA-256."""
-    words = {"cell": task.name, "digest": task.digest, "files": files, **dataclasses.asdict(outcome)}
+def record_bytes(digest: str, outcome: Outcome, files: dict[str, list[int]]) -> bytes:
+    """A record's content: one line of JSON and its SHA-256.
+
+    Args:
+        digest: The cell's hash.
+        outcome: How it ended.
+        files: What `stats` says of its files.
+    """
+    words = {"digest": digest, "files": files, **dataclasses.asdict(outcome)}
     content = json.dumps({key: value for key, value in words.items() if key != "ran"}).encode()
+    return content + b"\n" + sha256(content).encode()
+
+
+def _write_record(root: Path, task: Task, outcome: Outcome, files: dict[str, list[int]]) -> None:
     path = _side(root, "records", task.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content + b"\n" + sha256(content).encode())
+    write_whole(path, record_bytes(task.digest, outcome, files))
 
 
 def _side(root: Path, kind: str, name: str) -> Path:

@@ -234,6 +234,9 @@ def _value(field: str, word: str, kinds: Mapping[str, Any], config_class: type) 
         known = ", ".join(name.name for name in dataclasses.fields(config_class) if name.name not in PLACE)
         raise ValueError(f"grid must name fields of {config_class.__name__} ({known}), got {field!r}")
     kind = kinds[field]
+    if kind in (int, float, str):  # as tyro does it, and a thousand times as fast
+        with contextlib.suppress(ValueError):
+            return kind(word)
     words = word.split("+") if typing.get_origin(kind) is tuple else [word.title() if kind is bool else word]
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # tyro's own message shows the usage of a command there is not

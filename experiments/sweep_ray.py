@@ -6,6 +6,7 @@ All machines must see the sweep's folder (and a sweep file) under the same path,
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from typing import Any
 
@@ -27,7 +28,7 @@ class RayEngine:
 
         Raises:
             ImportError: Ray is not installed.
-            ConnectionError: There is no cluster at the address.
+            ValueError: Nothing answers at the address.
         """
         try:
             import ray
@@ -35,6 +36,7 @@ class RayEngine:
             raise ImportError(
                 "--engine ray needs Ray: pip install 'adarena[cluster]', or leave it out: --engine local"
             ) from error
+        _check(address)
         self._ray = ray
         ray.init(address=address or None, log_to_driver=False, logging_level=logging.WARNING)
         remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=False)
@@ -69,3 +71,14 @@ class RayEngine:
         except self._ray.exceptions.RayError as error:
             text = " ".join(str(error).split())
             return Outcome("failed", "machine", f"{type(error).__name__}: {text}", ran=True)
+
+
+def _check(address: str) -> None:
+    """Refuses ``HOST:PORT`` where nothing answers; Ray itself would ask for minutes and then end the process."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10.0).close()
+    except OSError as error:
+        raise ValueError(f"ray_address must be that of a running cluster, got {address!r}: {error}") from error

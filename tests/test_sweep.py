@@ -270,11 +270,11 @@ def test_a_damaged_result_is_found_set_aside_and_run_again(damage: Callable[[Pat
 def test_an_edit_that_keeps_size_and_times_is_found_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = task(tmp_path)
     run_cell(one)
-    before = sweep_cells._stats(folder_of(tmp_path, one), ["scores.parquet"])["scores.parquet"]
+    before = sweep_cells.stats(folder_of(tmp_path, one), ["scores.parquet"])["scores.parquet"]
     _edit_table(folder_of(tmp_path, one))
-    stats = sweep_cells._stats
+    stats = sweep_cells.stats
     monkeypatch.setattr(
-        sweep_cells, "_stats", lambda *a: {k: before if k == "scores.parquet" else v for k, v in stats(*a).items()}
+        sweep_cells, "stats", lambda *a: {k: before if k == "scores.parquet" else v for k, v in stats(*a).items()}
     )
     assert run_cell(one).ran is False
     assert run_cell(dataclasses.replace(one, verify=True)).ran is True
@@ -497,7 +497,7 @@ def test_a_sweep_goes_on_when_there_is_room_again(tmp_path: Path, capsys: pytest
 
 
 def test_autobid_is_swept(tmp_path: Path, quick_compilation: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = ["train_steps=1024", "num_envs=8", "rules=constant", "tune_episodes=16", "markets=1", "seat_step=24"]
+    tiny = ["train_steps=1024", "num_envs=8", "rules=constant", "tune_episodes=176", "markets=1", "seat_step=24"]
     tiny += ["budgets=1.0", "seeds=0", "figures=false", "impressions=8", "hidden=8", "market_seed=1,2"]
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
     here(["autobid", "--grid", *tiny, "--folder", str(tmp_path)])

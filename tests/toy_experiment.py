@@ -71,6 +71,12 @@ def _act(config: Toy, folder: RunFolder) -> None:
             if time.monotonic() > deadline:
                 raise TimeoutError("nobody came")
             time.sleep(0.01)
+    if config.act == "gate":  # waits to be let through
+        deadline = time.monotonic() + 240.0
+        while not os.path.exists(f"{config.ledger}.open"):
+            if time.monotonic() > deadline:
+                raise TimeoutError("nobody opened")
+            time.sleep(0.01)
     if config.act == "big":
         folder.write_file("big.bin", lambda path: path.write_bytes(os.urandom(300_000)))
 
