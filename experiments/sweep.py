@@ -187,7 +187,7 @@ def _run(
         raise SystemExit(130) from None
     except OSError as error:
         console.print(
-            f"Stopped: {error}. {len(outcomes):,} of {total:,} cells ended; with room, the same command goes on."
+            f"Stopped: {error}. {len(outcomes):,} of {total:,} cells ended; once that is mended, the same command goes on."
         )
         raise SystemExit(1) from error
     finally:
@@ -265,8 +265,12 @@ def _word(value: Any) -> str:
 
 def _write_table(path: Path, table: pl.DataFrame) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    table.write_parquet(draft)
-    move_whole(draft, path)
+    try:
+        table.write_parquet(draft)
+        move_whole(draft, path)
+    except OSError:  # of a full disk; the records of the cells say the same
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def _last_words(root: Path, table: pl.DataFrame, console: Console) -> None:

@@ -18,7 +18,7 @@ import pytest
 import toy_experiment
 from toy_experiment import Toy, events, pids
 
-from adarena.experiments import cli, locks, sweep_cells, tensorboard_logs
+from adarena.experiments import cli, locks, sweep_cells, sweep_engines, tensorboard_logs
 from adarena.experiments.autobid import AutoBidExperiment
 from adarena.experiments.store import RunFolder
 from adarena.experiments.sweep import SweepConfig, run_sweep
@@ -353,6 +353,26 @@ def test_what_is_missing_is_named_with_its_extra(tmp_path: Path, monkeypatch: py
         tensorboard_logs.write(pl.DataFrame({"step": [1]}), tmp_path / "logs")
     with pytest.raises(ImportError, match=r"pip install 'adarena\[cluster\]'"):
         run_sweep(dataclasses.replace(toys, engine="ray"))
+
+
+@pytest.mark.parametrize(
+    ("visible", "jobs", "expected"),
+    [
+        ("3,5", 2, [{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}]),
+        ("7", 2, [{"CUDA_VISIBLE_DEVICES": "7", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45"}] * 2),
+        ("", 2, [{}, {}]),
+    ],
+)
+def test_each_worker_has_a_device(
+    visible: str, jobs: int, expected: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    assert [sweep_engines._device(place, jobs) for place in range(jobs)] == expected
+    with sweep_engines._environment(expected[0]):
+        assert {name: os.environ[name] for name in expected[0]} == expected[0]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
+    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ
 
 
 # Whole sweeps, with processes ---------------------------------------------------------------------------------------
