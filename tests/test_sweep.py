@@ -514,17 +514,3 @@ def test_a_sweep_goes_on_when_there_is_room_again(tmp_path: Path, capsys: pytest
         assert events(ledger, "end") == [0, 1, 2, 3, 4]  # nothing twice
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-def test_autobid_is_swept(tmp_path: Path, quick_compilation: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = ["train_steps=1024", "num_envs=8", "rules=constant", "tune_episodes=176", "markets=1", "seat_step=24"]
-    tiny += ["budgets=1.0", "seeds=0", "figures=false", "impressions=8", "hidden=8", "market_seed=1,2"]
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
-    here(["autobid", "--grid", *tiny, "--folder", str(tmp_path)])
-    table = pl.read_parquet(tmp_path / "cells.parquet")
-    assert table["state"].to_list() == ["done", "done"]
-    assert table["config.market_seed"].to_list() == [1, 2]
-    scores = [RunFolder.open(tmp_path / cell).read_table("scores") for cell in table["cell"]]
-    assert not scores[0].equals(scores[1])
-    if tensorboard_logs.available():
-        assert len(list(tmp_path.glob("autobid-*/tensorboard/gsp/seed 0/events*"))) == 2
