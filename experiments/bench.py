@@ -26,11 +26,12 @@ from adarena.experiments.bench_growth import growth_tables, measure_throughput
 from adarena.experiments.bench_market import measure_environment
 from adarena.experiments.bench_roofline import measure_roofline, roofline_tables
 from adarena.experiments.bench_startup import measure_startup, startup_tables
+from adarena.experiments.bench_sweep import measure_sweep, sweep_tables
 from adarena.experiments.bench_training import measure_training
 from adarena.experiments.tables import console as console_of_width
 
-Part = Literal["training", "auctionnet", "environment", "throughput", "roofline", "startup"]
-PARTS: tuple[Part, ...] = ("training", "auctionnet", "environment", "throughput", "roofline", "startup")
+Part = Literal["training", "auctionnet", "environment", "throughput", "roofline", "startup", "sweep"]
+PARTS: tuple[Part, ...] = ("training", "auctionnet", "environment", "throughput", "roofline", "startup", "sweep")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class BenchConfig:
             of that simulator's market against a yardstick; ``"environment"``: random actions; ``"throughput"``: growth of
             time and memory with advertisers, impressions, environments and slots; ``"roofline"``: this machine's rates, and
             the share of a day of the ``"auctionnet"`` part that they explain; ``"startup"``: import and first step in fresh
-            processes.
+            processes; ``"sweep"``: what ``adarena sweep`` adds to its cells, and 10,000 cells that are finished.
         seconds: Seconds of one measurement, warm-up apart.
         repeats: Measurements of each contender.
         out: Folder of the result tables (parquet) and of ``bench.json`` (configuration and versions).
@@ -143,7 +144,7 @@ def run_bench(config: BenchConfig) -> dict[str, pl.DataFrame]:
         The measurements of each part, one row a contender (or size) and repeat. All have ``repeat``, ``steps``
         (environment steps; one steps one market by one tick; of a kernel of ``"roofline"`` its passes), ``wall_seconds``,
         ``cpu_seconds``, ``steps_per_second`` and ``warmup_seconds`` (building and compiling, not in the others);
-        ``"startup"`` makes one step and counts none.
+        ``"startup"`` makes one step and counts none, ``"sweep"`` counts cells.
 
     Raises:
         ImportError: The training part is asked for and Stable-Baselines3 is not installed.
@@ -170,6 +171,7 @@ def run_bench(config: BenchConfig) -> dict[str, pl.DataFrame]:
         "roofline": (measure_roofline, roofline_tables),
         "auctionnet": (measure_auctionnet, auctionnet_tables),
         "startup": (measure_startup, startup_tables),
+        "sweep": (measure_sweep, sweep_tables),
     }
     results: dict[str, pl.DataFrame] = {}
     for part in dict.fromkeys(config.parts):

@@ -22,6 +22,8 @@ _USAGE = """adarena: a research gym for ad auctions
   adarena run offline [--preset NAME] [--resume] [options]   bidders that learn from logs, compared in the live market
   adarena run ope [--preset NAME] [--resume] [options]       value of policies from logs alone, against the truth
   adarena explain RUN --episode K [options]                  a day of the reasoning bidder, its thoughts and their truth
+  adarena sweep FILE.py [options]                            many configurations, on this machine or a cluster
+  adarena sweep EXPERIMENT --grid FIELD=VALUE,VALUE ... [options]   the same for every combination of values
   adarena evaluate RUN [options]                             policies of a run on other markets
   adarena evaluate --policy P [--policy P ...] [options]     any policies in AuctionNet's market
   adarena collect [--preset NAME] [--resume] [options]       logged episodes with known propensities
@@ -52,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands: dict[str, Callable[[list[str]], None]] = {
         "run": _run,
         "explain": _explain,
+        "sweep": _sweep,
         "evaluate": _evaluate,
         "collect": _collect,
         "gather": _gather,
@@ -89,6 +92,14 @@ def _run(words: list[str]) -> None:
     chosen = experiment.PRESETS[preset]
     config = tyro.cli(type(chosen), default=chosen, args=rest, prog=f"adarena run {name} [--preset NAME]")
     experiment.run(config, resume=resume)
+
+
+def _sweep(words: list[str]) -> None:
+    from adarena.experiments import sweep
+
+    table = sweep.run_sweep(tyro.cli(sweep.SweepConfig, args=words, prog="adarena sweep"))
+    if (table["state"] == "failed").any():
+        raise SystemExit(1)
 
 
 def _pick(words: list[str], flag: str, default: str) -> tuple[list[str], str]:

@@ -27,7 +27,7 @@ from adarena.agents.offline.episodes import Episodes
 from adarena.agents.rules import RULES
 from adarena.agents.tuner import plan_of
 from adarena.envs.core import Env, episode_keys
-from adarena.experiments import autobid, logged, tables
+from adarena.experiments import autobid, locks, logged, tables
 from adarena.experiments.behaviours import SEED_LAYOUT, TIERS, BehaviourConfig, behaviours, tuning_sizes
 from adarena.experiments.sharding import cores
 from adarena.experiments.store import RunFolder, RunFolderError
@@ -216,6 +216,16 @@ def run(config: CollectConfig, *, resume: bool = False) -> Path:
         f"Finished in {took / 60:.1f} min. The dataset is in {folder.path}; adarena.experiments.logged.load reads it"
     )
     return folder.path
+
+
+def shared(config: CollectConfig) -> Path:
+    """`run`, going on with what is there, by one process at a time: experiments side by side may need the same dataset.
+
+    Raises:
+        RunFolderError: As `run`.
+    """
+    with locks.hold(Path(config.out) / ".collecting", wait=True):
+        return run(config, resume=True)
 
 
 def play(

@@ -208,7 +208,7 @@ def run(config: OfflineExperiment, *, resume: bool = False) -> Path:
             f"{config.log_steps:,} steps, {len(config.algorithms)} learners and PPO on {len(config.seeds)} seeds, "
             f"{len(config.rules)} rules; results go to {folder.path}"
         )
-        dataset = collect.run(config.collection(), resume=True)
+        dataset = collect.shared(config.collection())
         bench = Bench.make(config, folder, console, resume)
         if "scores" not in folder.tables:
             bench.compare(logged.load(dataset).episodes)

@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import datetime
 import enum
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -26,7 +25,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import TracebackType
 from typing import Any
@@ -34,6 +33,8 @@ from typing import Any
 import jax
 import numpy as np
 import polars as pl
+
+from adarena.experiments.whole_files import hash_file, json_bytes, move_whole, sealed, sha256, write_whole
 
 _CONFIG, _MANIFEST, _SCHEMA = "config.json", "manifest.json", 1
 _PACKAGES = "adarena jax jaxlib flax optax numpy scipy gymnasium polars orbax-checkpoint stable-baselines3 torch ray"
@@ -84,8 +85,8 @@ class RunFolder:
             TypeError: ``config`` is not a frozen dataclass or holds something that JSON has no word for.
             RunFolderError: The folder is there already, or holds another configuration, or is damaged.
         """
-        content = _json_bytes(_document(config))
-        digest = _sha256(content)
+        content = json_bytes(_document(config))
+        digest = sha256(content)
         name = f"{type(config).__name__}-{digest[:10]}" if name is None else name
         if not _NAME.fullmatch(name):
             raise RunFolderError(f"name must be letters, digits, '.', '_' and '-' and start with one, got {name!r}")
@@ -101,7 +102,7 @@ class RunFolder:
         draft = path.with_name(f".{name}.{os.getpid()}.tmp")
         try:
             (draft / "checkpoints").mkdir(parents=True)
-            _replace(draft / _CONFIG, content)
+            write_whole(draft / _CONFIG, content)
             run = cls(draft, json.loads(content), manifest)
             run._save()
             os.rename(draft, path)
@@ -142,10 +143,10 @@ class RunFolder:
         manifest = _read_json(path / _MANIFEST)
         if manifest.get("schema") != _SCHEMA:
             raise RunFolderError(f"{_MANIFEST} must have schema {_SCHEMA}, got {manifest.get('schema')!r}")
-        if manifest.get("sha256") != _sealed(manifest)["sha256"]:
+        if manifest.get("sha256") != sealed(manifest)["sha256"]:
             raise RunFolderError(f"{_MANIFEST} was edited: its content does not match its sha256")
         config = _read_json(path / _CONFIG)
-        if _hash_file(path / _CONFIG) != manifest["config_sha256"]:
+        if hash_file(path / _CONFIG) != manifest["config_sha256"]:
             raise RunFolderError(f"{_CONFIG} was edited: its SHA-256 is not the one in {_MANIFEST}")
         run = cls(path, config, manifest)
         for file in {**manifest["files"], **manifest["pending"]}:
@@ -204,11 +205,11 @@ class RunFolder:
         draft = self.path / f".{Path(name).stem}.{os.getpid()}.tmp{Path(name).suffix}"
         try:
             write(draft)
-            digest = _hash_file(draft)
+            digest = hash_file(draft)
             # The manifest learns of the new content before the file is replaced: killed in between, both are known.
             self.manifest["pending"][name] = digest
             self._save()
-            _move(draft, self.path / name)
+            move_whole(draft, self.path / name)
         finally:
             draft.unlink(missing_ok=True)
         self.manifest["files"][name] = digest
@@ -230,8 +231,8 @@ class RunFolder:
 
     def _save(self) -> None:
         self.manifest["wall_seconds"] = round(self._before + time.monotonic() - self._began, 3)
-        self.manifest = _sealed(self.manifest)
-        _replace(self.path / _MANIFEST, _json_bytes(self.manifest))
+        self.manifest = sealed(self.manifest)
+        write_whole(self.path / _MANIFEST, json_bytes(self.manifest))
 
     def _verify(self, file: str) -> None:
         """Refuses a file that is neither what was recorded nor what was being written when the run was killed."""
@@ -240,22 +241,39 @@ class RunFolder:
             if known[0] is None:
                 return  # killed before its first version was in place
             raise RunFolderError(f"{file} is missing from {self.path.name}, whose {_MANIFEST} lists it")
-        if _hash_file(self.path / file) not in known:
+        if hash_file(self.path / file) not in known:
             raise RunFolderError(f"{file} was edited or torn: its SHA-256 is not the one in {_MANIFEST}")
 
     def _settle(self) -> None:
         """Takes over what a killed run had put in place and not yet recorded."""
         for file, digest in self.manifest["pending"].items():
-            if (self.path / file).is_file() and _hash_file(self.path / file) == digest:
+            if (self.path / file).is_file() and hash_file(self.path / file) == digest:
                 self.manifest["files"][file] = digest
         self.manifest["pending"] = {}
 
 
 def portable(text: str) -> str:
     """A path, or ``word:path`` or ``word=path``, whose folders are left out if it is absolute; other text as it is."""
+    if "/" not in text and "\\" not in text:
+        return text
     head, tail = re.findall(r"\A((?:[\w.-]{2,}[:=])*)(.*)", text, re.DOTALL)[0]
     kind = next((k for k in (PurePosixPath, PureWindowsPath) if k(tail).is_absolute()), None)
     return text if kind is None or tail.startswith("//") else head + kind(tail).name  # "//": an address, not a file
+
+
+def content_sha256(config: Any, blank: Sequence[str] = ()) -> str:
+    """A SHA-256 of what a configuration says, were its fields ``blank`` empty strings.
+
+    Raises:
+        TypeError: ``config`` is not a frozen dataclass or holds something that JSON has no word for.
+    """
+    return document_sha256(_document(config), blank)
+
+
+def document_sha256(document: dict[str, Any], blank: Sequence[str] = ()) -> str:
+    """As `content_sha256`, of what a run's ``config.json`` holds."""
+    content = {**document, "fields": {**document["fields"], **dict.fromkeys(blank, "")}}
+    return sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
 
 
 def _document(config: Any) -> dict[str, Any]:
@@ -269,12 +287,16 @@ def _document(config: Any) -> dict[str, Any]:
 
 def _plain(value: Any, where: str) -> Any:
     """A value in JSON's words; ``where`` names it in errors."""
+    if type(value) in (int, str):  # most are; the rarer ones take longer to tell
+        return portable(value) if type(value) is str else value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name), f"{where}.{f.name}") for f in dataclasses.fields(value)}
     if isinstance(value, enum.Enum):
         return value.name
     if value is None or isinstance(value, (bool, int)):
         return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, (np.generic, np.ndarray, jax.Array)):
         return _plain(np.asarray(value).tolist(), where)
     if isinstance(value, float):
@@ -283,8 +305,6 @@ def _plain(value: Any, where: str) -> Any:
         return value
     if isinstance(value, (str, os.PathLike)):
         return portable(os.fspath(value))
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
     raise TypeError(f"{where} must be made of numbers, strings, enums, paths, sequences and dataclasses, got {value!r}")
@@ -303,7 +323,7 @@ def _first_difference(old: Any, new: Any, where: str = "") -> str:
 def _describe_input(name: str, file: Path) -> dict[str, Any]:
     """Name, bytes and SHA-256 of a file that the run reads."""
     try:
-        return {"file": file.name, "bytes": file.stat().st_size, "sha256": _hash_file(file)}
+        return {"file": file.name, "bytes": file.stat().st_size, "sha256": hash_file(file)}
     except OSError as error:
         problem = f"{file.name}: {error.strerror}"
         raise RunFolderError(f"inputs[{name!r}] must be a file that can be read, got {problem}") from error
@@ -358,42 +378,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise RunFolderError(f"{path.name} is missing from {path.parent.name}: this is no run folder")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        _json_bytes(content)  # refuses NaN, which json.loads takes
+        json_bytes(content)  # refuses NaN, which json.loads takes
     except ValueError as error:
         raise RunFolderError(f"{path.name} is no valid JSON, torn or edited: {error}") from error
     if not isinstance(content, dict):
         raise RunFolderError(f"{path.name} must hold a JSON object, got {type(content).__name__}")
     return content
-
-
-def _json_bytes(content: Any) -> bytes:
-    """Canonical JSON: sorted keys, two spaces, no NaN, a newline at the end."""
-    return (json.dumps(content, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:  # with the hash of all else in it
-    rest = {key: value for key, value in manifest.items() if key != "sha256"}
-    return {**rest, "sha256": _sha256(_json_bytes(rest))}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file whole: beside its place, then moved there."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_bytes(content)
-    _move(draft, path)
-
-
-def _move(draft: Path, path: Path) -> None:
-    """Puts a finished file in its place, once it is on the disk."""
-    with draft.open("rb+") as handle:
-        os.fsync(handle.fileno())
-    os.replace(draft, path)

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from adarena.experiments import bench, bench_growth, bench_roofline, bench_startup
+from adarena.experiments import bench, bench_growth, bench_roofline, bench_startup, bench_sweep
 from adarena.experiments.bench import PARTS, BenchConfig, run_bench
 from adarena.experiments.bench_growth import AXES, growth
 from adarena.experiments.bench_market import yardstick_tick
@@ -31,6 +31,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, pl.DataFr
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # likewise in the processes that measure start-up
         patch.setattr(bench_startup, "STAGES", ("import", "no cache"))  # `tests/test_startup.py` has the other stages
+        patch.setattr(bench_sweep, "BARS", {"run": 1.05, "list": 5.0})  # "resume" is "list" and an option less
         try:
             return run_bench(BenchConfig(quick=True, out=str(out))), out
         finally:
@@ -70,6 +71,14 @@ def test_training_alternates_and_refers_to_sb3_of_the_same_repeat(
         cpu = rows["steps"] / rows["cpu_seconds"]
         np.testing.assert_allclose(rows["cpu_ratio"], cpu / (reference["steps"][0] / reference["cpu_seconds"][0]))
     assert frame.filter(pl.col("contender") == REFERENCE)["ratio"].to_list() == [1.0, 1.0]
+
+
+def test_sweeps_are_measured_against_their_own_cells(quick: tuple[dict[str, pl.DataFrame], Path]) -> None:
+    frame = quick[0]["sweep"]
+    assert list(zip(frame["contender"], frame["cells"], strict=True)) == [("run", 4), ("list", 9)] * 2
+    ratios = frame.partition_by("contender", as_dict=True)
+    assert (ratios["run",]["ratio"] > 1.0).all()
+    assert ratios["list",]["ratio"].null_count() == 2
 
 
 def test_rates_follow_from_steps_and_sizes(quick: tuple[dict[str, pl.DataFrame], Path]) -> None:
