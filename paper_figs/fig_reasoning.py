@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from adarena.envs.palette import BLACK, BLUE, GREEN, GREY, VERMILION
 from adarena.experiments.statistics import Interval
@@ -25,7 +25,7 @@ COLUMNS = ("slot", "low", "high", "chance", "count", "frequency", "frequency_low
 CONTROLS = "controls.parquet"
 CONTROL_COLUMNS = ("control", "score", "difference", "difference_low", "difference_high")
 _LOOKS = ((BLUE, "o"), (GREEN, "^"))
-_TITLES = {"budget": "Forecast: when the budget ends", "final cost": "Forecast: final cost over target"}
+_TITLES = {"budget": "Budget's end", "final cost": "Final cost over target"}
 
 
 def draw(results: Path) -> Figure:
@@ -43,8 +43,8 @@ def draw(results: Path) -> Figure:
     controls = style.read(results, CONTROLS, CONTROL_COLUMNS) if (Path(results) / CONTROLS).is_file() else None
     columns = len(slots) + (controls is not None)
     with style.styled():
-        ratios = {"height_ratios": [3.0, 1.0], "width_ratios": [1.0] * len(slots) + [1.25] * (controls is not None)}
-        figure, axes = style.grid(2, columns, 3.2, gridspec_kw=ratios)
+        ratios = {"height_ratios": [3.0, 1.0], "width_ratios": [1.0] * len(slots) + [1.1] * (controls is not None)}
+        figure, axes = style.grid(2, columns, 3.2, sharey="row", gridspec_kw=ratios)
         most = float(table["count"].max())  # type: ignore[arg-type]
         for place, slot in enumerate(slots):
             rows = table.filter(pl.col("slot") == slot).sort("low")
@@ -52,7 +52,7 @@ def draw(results: Path) -> Figure:
             _draw_counts(axes[1, place], rows, _LOOKS[place % len(_LOOKS)][0], most)
             axes[0, place].set_title(_TITLES.get(slot, slot), fontsize=7.5)
         axes[0, 0].set_ylabel("Share that came true [%]")
-        axes[1, 0].set_ylabel("Forecasts [1,\nlog scale]")
+        axes[1, 0].set_ylabel("Forecasts\n[1, log scale]")
         if controls is not None:
             _draw_controls(_whole(figure, axes[:, -1]), controls)
     return figure
@@ -82,8 +82,8 @@ def _draw_reliability(ax: Any, rows: pl.DataFrame, colour: str, marker: str) -> 
         elinewidth=0.9,
         capsize=0.0,
     )
-    ax.set_xlim(0.0, 100.0)
-    ax.set_ylim(0.0, 100.0)
+    ax.set_xlim(-3.0, 103.0)
+    ax.set_ylim(-3.0, 103.0)
     ax.set_xticks(range(0, 101, 25), [])
     ax.set_yticks(range(0, 101, 25))
 
@@ -93,8 +93,9 @@ def _draw_counts(ax: Any, rows: pl.DataFrame, colour: str, most: float) -> None:
     ax.bar(low, rows["count"].to_numpy(), high - low, align="edge", color=colour, edgecolor="white", linewidth=0.5)
     ax.set_yscale("log")
     ax.set_ylim(1.0, 3.0 * most)
+    ax.yaxis.set_major_locator(LogLocator(100.0, numticks=9))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda number, place: f"{number:,.0f}"))
-    ax.set_xlim(0.0, 100.0)
+    ax.set_xlim(-3.0, 103.0)
     ax.set_xticks(range(0, 101, 25))
     ax.set_xlabel("Chance given [%]")
 
@@ -118,7 +119,7 @@ def _draw_controls(ax: Any, controls: pl.DataFrame) -> None:
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set_yticks(range(len(names)), names)
     ax.grid(axis="y", visible=False)
-    ax.set_xlabel("Score less that on its own thoughts\n[conversions a day]")
+    ax.set_xlabel("Score less own thoughts'\n[conversions a day]")
     ax.set_title("What Act is told", fontsize=7.5)
 
 

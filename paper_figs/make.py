@@ -18,6 +18,7 @@ from adarena.paper_figs import (
     fig_offline,
     fig_ope,
     fig_posterior,
+    fig_reasoning,
     fig_revenue,
     fig_scores,
     fig_splits,
@@ -34,7 +35,7 @@ COLDSTART_FIGURES = (fig_frontier, fig_definitions, fig_revenue, fig_posterior, 
 LIFECYCLE_FIGURES = (fig_lifecycle,)
 """Those of ``adarena run lifecycle``."""
 
-OFFLINE_FIGURES = (fig_offline,)
+OFFLINE_FIGURES = (fig_offline, fig_reasoning)
 """Those of ``adarena run offline``."""
 
 OPE_FIGURES = (fig_ope,)
