@@ -7,7 +7,6 @@ with what is wrong with them.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from adarena.experiments.store import RunFolder, RunFolderError
+from adarena.experiments.whole_files import json_bytes, sha256
 
 _RUNS, _CONFIG, _MANIFEST = "runs.json", "config.json", "manifest.json"
 DONE, RUNNING, FAILED, DAMAGED = "done", "running", "failed", "damaged"
@@ -70,7 +70,7 @@ class Folder:
 
 
 def read_all(paths: Sequence[str | Path]) -> list[Folder]:
-    """Reads folders; one that holds no tables but folders that do stands for these.
+    """Reads folders; one that holds folders of results (a sweep's, or ``paper_figs/results``) stands for these as well.
 
     Raises:
         ValueError: No path, a path that is no folder, or a folder without any results.
@@ -86,7 +86,7 @@ def read(path: Path) -> Folder:
     Args:
         path: A folder for which `is_results` holds.
     """
-    if (path / _CONFIG).is_file() or (path / _MANIFEST).is_file():
+    if _is_run(path):
         return _run(path)
     tables, damaged = _tables(path)
     try:
@@ -99,7 +99,7 @@ def read(path: Path) -> Folder:
 
 def is_results(path: Path) -> bool:
     """Whether a folder is one of a run or of tables."""
-    return any((path / name).is_file() for name in (_CONFIG, _MANIFEST, _RUNS)) or any(path.glob("*.parquet"))
+    return _is_run(path) or (path / _RUNS).is_file() or any(path.glob("*.parquet"))
 
 
 def records_of(path: Path) -> Iterator[Record]:
@@ -140,13 +140,18 @@ def experiment_config(record: Record, kind: type[Any]) -> Any:
     return kind(**{name: tuple(x) if isinstance(x, list) else x for name, x in record.config.items()})
 
 
+def _is_run(path: Path) -> bool:
+    """Whether a folder is a run's; one of the two files may have been lost."""
+    return (path / _CONFIG).is_file() or (path / _MANIFEST).is_file()
+
+
 def _found(path: Path) -> list[Path]:
     if not path.is_dir():
         raise ValueError(f"runs must be folders, got {str(path)!r}: there is no such folder")
-    if is_results(path):
+    if _is_run(path):
         return [path]
     inside = [one for one in sorted(path.iterdir()) if one.is_dir() and not one.name.startswith(".")]
-    found = [one for one in inside if is_results(one)]
+    found = [one for one in [path, *inside] if is_results(one)]
     if not found:
         raise ValueError(
             f"runs must be run folders or folders of tables, got {str(path)!r}: "
@@ -193,9 +198,21 @@ def _record(document: dict[str, Any], file: Path) -> Record:
     if not isinstance(config, dict) or not isinstance(about, dict):
         raise RunFolderError(f"{file.name} must hold objects named config and manifest, got {config!r}")
     fields = config.get("fields", config)
-    digest = about.get("config_sha256") or hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-    versions = {**about.get("packages", about.get("versions", {})), "python": about.get("python", "unknown")}
-    known = {"config", "config_sha256", "command", "packages", "versions", "python", "files", "pending", "sha256", "name"}
+    digest = about.get("config_sha256") or sha256(json_bytes(config))
+    versions = dict(about.get("packages") or about.get("versions") or {})
+    versions["python"] = str(about.get("python", "unknown"))
+    known = {
+        "config",
+        "config_sha256",
+        "command",
+        "packages",
+        "versions",
+        "python",
+        "files",
+        "pending",
+        "sha256",
+        "name",
+    }
     return Record(
         name=str(document.get("name", file.stem)),
         kind=str(config.get("class", file.stem)),

@@ -101,7 +101,7 @@ class RunFolder:
         draft = path.with_name(f".{name}.{os.getpid()}.tmp")
         try:
             (draft / "checkpoints").mkdir(parents=True)
-            replace_file(draft / _CONFIG, content)
+            _replace(draft / _CONFIG, content)
             run = cls(draft, json.loads(content), manifest)
             run._save()
             os.rename(draft, path)
@@ -231,7 +231,7 @@ class RunFolder:
     def _save(self) -> None:
         self.manifest["wall_seconds"] = round(self._before + time.monotonic() - self._began, 3)
         self.manifest = _sealed(self.manifest)
-        replace_file(self.path / _MANIFEST, _json_bytes(self.manifest))
+        _replace(self.path / _MANIFEST, _json_bytes(self.manifest))
 
     def _verify(self, file: str) -> None:
         """Refuses a file that is neither what was recorded nor what was being written when the run was killed."""
@@ -385,7 +385,7 @@ def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:  # with the hash of all
     return {**rest, "sha256": _sha256(_json_bytes(rest))}
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def _replace(path: Path, content: bytes) -> None:
     """Writes a file whole: beside its place, then moved there."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     draft.write_bytes(content)

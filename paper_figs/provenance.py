@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import shlex
 from pathlib import Path
 from typing import Any
 
 from adarena.experiments.results import records_for
+from adarena.experiments.whole_files import hash_file
 
 _DRAWN_WITH = ("adarena", "matplotlib", "numpy", "polars")
 
@@ -42,15 +41,10 @@ def provenance(results: Path, name: str, table: str) -> dict[str, Any]:
     return {
         "figure": name,
         "table": table,
-        "table_sha256": hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None,
+        "table_sha256": hash_file(file) if file.is_file() else None,
         "drawn_with": {package: importlib.metadata.version(package) for package in _DRAWN_WITH},
         "made_by": made_by,
     }
-
-
-def document(about: dict[str, Any]) -> bytes:
-    """The small file beside a figure: `provenance` as JSON."""
-    return (json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 def metadata(about: dict[str, Any], ending: str) -> dict[str, str | None]:

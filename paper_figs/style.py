@@ -28,8 +28,8 @@ from adarena.envs.palette import (
     VERMILION,
 )
 from adarena.experiments.statistics import Interval
-from adarena.experiments.store import replace_file
-from adarena.paper_figs.provenance import document, metadata, provenance
+from adarena.experiments.whole_files import json_bytes, write_whole
+from adarena.paper_figs.provenance import metadata, provenance
 
 WIDTH = 7.0
 """Inches: the text width of a two-column paper."""
@@ -216,7 +216,7 @@ def save(figure: Figure, out: Path, name: str, about: dict[str, Any] | None = No
             figure.savefig(path, format=ending, metadata=metadata(about or {}, ending))
     if about:
         paths.append(out / f"{name}.json")
-        replace_file(paths[-1], document(about))
+        write_whole(paths[-1], json_bytes(about))
     return paths
 
 

@@ -156,7 +156,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_draw_all_writes_each_figure_the_same_twice(results: Path, tmp_path: Path) -> None:
     first = make.draw_all(results, tmp_path / "a")
-    assert sorted(p.name for p in first) == sorted(f"{m.NAME}.{e}" for m in make.FIGURES for e in ("pdf", "png", "json"))
+    assert sorted(p.name for p in first) == sorted(
+        f"{m.NAME}.{e}" for m in make.FIGURES for e in ("pdf", "png", "json")
+    )
     time.sleep(1.1)  # a time stamp would show now
     second = make.draw_all(results, tmp_path / "b")
     for one, other in zip(first, second, strict=True):

@@ -56,9 +56,8 @@ def days_of(folders: list[Folder]) -> list[Day]:
     for folder in folders:
         if folder.status != DONE or not any(record.kind == _WITH_DAYS for record in folder.records):
             continue
-        if "market" in folder.tables:
-            table, note = folder.tables["market"], "as the run recorded it"
-        else:
+        table, note = folder.tables.get("market"), "as the run recorded it"
+        if table is None:
             table, note = _played(folder), "the best rule's, played again from the run's configuration"
         if table is None:
             continue
@@ -100,7 +99,9 @@ def day_json(day: Day) -> dict[str, Any]:
     """
     table = day.table.sort("tick", "advertiser")
     ticks, count = table["tick"].n_unique(), table["advertiser"].n_unique()
-    arrays = {x: table[x].to_numpy().astype(np.float64).reshape(ticks, count) for x in ("spend", "exposure", "multiplier")}
+    arrays = {
+        x: table[x].to_numpy().astype(np.float64).reshape(ticks, count) for x in ("spend", "exposure", "multiplier")
+    }
     kinds = table["kind"].to_list()[:count]
     wins = arrays["exposure"].sum(axis=1)
     price = _PER_MILLE * arrays["spend"].sum(axis=1) / np.where(wins > 0.0, wins, np.nan)
@@ -167,20 +168,21 @@ def _by_advertiser(name: str) -> Any:
         "spent": "% of budget",
         "multiplier": "multiplier, log scale",
         "wins": "impressions in the tick",
-        "price": "currency units per 1,000",
+        "price": "currency units per 1,000, log scale",
     }
     columns: dict[str, list[Any]] = {"who": [0], "y": [1.0], "kind": [""], "colour": [GREY]}
     columns |= {"marker": ["circle"], "size": [7]}
     source = ColumnDataSource(columns, name=f"data-{name}")
-    scale: dict[str, Any] = {"y_axis_type": "log"} if name == "multiplier" else {}
+    scale: dict[str, Any] = {"y_axis_type": "log"} if name in ("multiplier", "price") else {}
     plot = _panel(f"plot-{name}", "advertiser", units[name], x_range=(-1.0, 1.0), **scale)
     if name in ("spent", "wins"):
         drawn = plot.vbar("who", top="y", width=0.8, source=source, fill_color="colour", line_color=None)
     else:
         drawn = plot.scatter("who", "y", size="size", marker="marker", source=source, color="colour")
+        thirds = sorted(x * 10.0**power for power in range(-5, 6) for x in (1.0, 3.0))
+        plot.yaxis.ticker = [2.0**power for power in range(-6, 7)] if name == "multiplier" else thirds
+        plot.yaxis.formatter = NumeralTickFormatter(format="0,0.[00000]")
     if name == "multiplier":
-        plot.yaxis.ticker = [2.0**power for power in range(-6, 7)]
-        plot.yaxis.formatter = NumeralTickFormatter(format="0.[000]")
         plot.add_layout(Span(location=1.0, dimension="width", line_color=GREY, line_dash="dashed"))
     tips = [("advertiser", "@who"), ("law", "@kind"), (PANELS[name], "@y{0,0.000}")]
     plot.add_tools(HoverTool(tooltips=tips, renderers=[drawn]))

@@ -12,14 +12,14 @@ from tqdm import tqdm
 
 from adarena.experiments import results
 from adarena.experiments.report.format import UNKNOWN, columns_of
-from adarena.experiments.store import replace_file
+from adarena.experiments.whole_files import write_whole
 
 _PAGE = 40  # rows that a page holds; longer tables break over pages
 _SPECIAL = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", UNKNOWN: "--"},
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "∞": r"$\infty$"},
-    "\n": " ",
+    **{"\n": " ", "[": "{[}"},  # a bracket at the start of a row would be read as an option of the row before
 }
 
 
@@ -62,7 +62,7 @@ def run(config: ExportConfig) -> list[Path]:
             forms = {"csv": table.write_csv(), "tex": latex(table, folder.name, name)}
             for ending, content in forms.items():
                 written.append(out / folder.name / f"{name}.{ending}")
-                replace_file(written[-1], content.encode())
+                write_whole(written[-1], content.encode())
     if not written:
         raise ValueError(f"runs must hold a table that can be read, got none in {', '.join(names)}")
     console.print(f"{len(written)} files are in {out}")
@@ -85,7 +85,14 @@ def latex(table: pl.DataFrame, folder: str, name: str) -> str:
     caption = rf"\caption{{{escape(f'{folder}: {name}')}. Brackets: the interval's ends.}}"
     label = rf"\label{{tab:{folder}-{name}}}"
     if len(body) > _PAGE:
-        start = [rf"\begin{{longtable}}{{{spec}}}", f"{caption}{label} \\\\", r"\toprule", head, r"\midrule", r"\endhead"]
+        start = [
+            rf"\begin{{longtable}}{{{spec}}}",
+            f"{caption}{label} \\\\",
+            r"\toprule",
+            head,
+            r"\midrule",
+            r"\endhead",
+        ]
         lines = [*start, r"\bottomrule", r"\endfoot", *body, r"\end{longtable}"]
     else:
         start = [r"\begin{table}", r"\centering", caption + label, rf"\begin{{tabular}}{{{spec}}}", r"\toprule", head]

@@ -59,10 +59,8 @@ def number(x: float | int | None) -> str:
 
 def interval(estimate: float | None, low: float | None, high: float | None) -> str:
     """``estimate [low, high]`` with as many decimals as leave two digits of the interval's width; see `number` without one."""
-    known = all(x is not None and math.isfinite(x) for x in (estimate, low, high))
-    if not known:
+    if estimate is None or low is None or high is None or not all(map(math.isfinite, (estimate, low, high))):
         return number(estimate)
-    assert estimate is not None and low is not None and high is not None
     width = high - low
     if width <= 0.0:
         return f"{number(estimate)} [{number(low)}, {number(high)}]"

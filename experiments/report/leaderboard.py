@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -39,7 +40,7 @@ class Entry(NamedTuple):
     score: str
     of_hindsight: str
     headroom: str
-    bar: tuple[float, float, float] | None
+    bar: tuple[float, ...] | None
 
 
 class Board(NamedTuple):
@@ -105,21 +106,20 @@ def _board(folder: Folder, summary: pl.DataFrame, score: str) -> Board:
 
 
 def _entry(row: dict[str, Any], score: str, bound: float | None) -> Entry:
-    headroom = next((name for name in _HEADROOM if name in row), None)
-    share = row[headroom] if headroom else None
-    ends = [row.get(f"{headroom}_{end}") for end in ("low", "high")]
-    if share is not None and any(end is None for end in ends):
-        ends = [share, share]
+    name = next((name for name in _HEADROOM if row.get(name) is not None), None)
+    share = None if name is None else float(row[name])
+    low, high = (row.get(f"{name}_{end}") for end in ("low", "high"))
+    if share is None or low is None or high is None:
+        low = high = share
     bar = None
-    if share is not None and share == share:
-        low, middle, high = (min(max(float(x), -1.0), 1.0) for x in (ends[0], share, ends[1]))
-        bar = (low, middle, high)
+    if share is not None and low is not None and high is not None and math.isfinite(share):
+        bar = tuple(min(max(float(x), -1.0), 1.0) for x in (low, share, high))
     return Entry(
         policy="Hindsight" if row["policy"] == "hindsight" else style.look(row["policy"]).name,
         kind="hindsight" if row["kind"] == "bound" else row["kind"],
         seeds=int(row.get("seeds") or 0),
         score=interval(row[score], row.get(f"{score}_low"), row.get(f"{score}_high")),
         of_hindsight=percent(row[score] / bound) if bound and row[score] is not None else UNKNOWN,
-        headroom=percent(share, *([] if row["kind"] == "bound" else ends)),
+        headroom=percent(share, *([] if row["kind"] == "bound" else [low, high])),
         bar=bar,
     )

@@ -35,6 +35,8 @@
   const known = (rows) => rows.flat().filter(Number.isFinite);
   const highest = (rows) => known(rows).reduce((a, b) => Math.max(a, b), 0);
 
+  const lowest = (numbers) => numbers.reduce((a, b) => Math.min(a, b), Infinity);
+
   function choose() {
     day = prepare(days[Number(which.value)]);
     slider.max = String(day.spend.length - 1);
@@ -43,16 +45,17 @@
     day.price_of_day = days[Number(which.value)].price;
     day.price_of_day.forEach((x, t) => { hour.push(day.hours * (t + 0.5)); price.push(x === null ? NaN : x); });
     model("data-market").data = { hour, price };
-    const multipliers = known(day.multiplier).filter((x) => x > 0);
+    const positive = (rows) => known(rows).filter((x) => x > 0);
+    const multipliers = positive(day.multiplier), prices = positive(day.price);
     for (const name of names.filter((x) => x !== "market")) {
       Object.assign(model(`plot-${name}`).x_range, { start: -1, end: day.kind.length });
     }
     const reach = (name, start, end) => Object.assign(model(`plot-${name}`).y_range, { start, end });
     reach("market", 0, 1.1 * highest([price]) || 1);
     reach("spent", 0, 105);
-    reach("multiplier", 0.8 * Math.min(1, ...multipliers), 1.25 * Math.max(1, ...multipliers));
+    reach("multiplier", 0.8 * lowest([1, ...multipliers]), 1.25 * highest([[1, ...multipliers]]));
     reach("wins", 0, 1.05 * highest(day.wins) || 1);
-    reach("price", 0, 1.1 * highest(day.price) || 1);
+    if (prices.length > 0) reach("price", 0.8 * lowest(prices), 1.25 * highest([prices]));
     show();
   }
 

@@ -19,7 +19,7 @@ from adarena.experiments import results
 from adarena.experiments.report.format import Column, columns_of
 from adarena.experiments.report.leaderboard import boards, environment_of
 from adarena.experiments.results import Folder, Record
-from adarena.experiments.store import replace_file
+from adarena.experiments.whole_files import write_whole
 from adarena.paper_figs import make, style
 
 _ROWS = 60  # of a table that the page shows; longer ones are what `adarena export` is for
@@ -110,7 +110,7 @@ def run(config: ReportConfig) -> Path:
             console.print(f"{folder.name} is {folder.status}: {folder.failure}")
     content = render(folders)
     out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(out, content.encode())
+    write_whole(out, content.encode())
     console.print(f"The page is {out} ({len(content.encode()) / 1e6:.1f} MB)")
     return out
 
@@ -131,7 +131,7 @@ def render(folders: list[Folder]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     # BokehJS wants a reference's definition before its uses, so no sorting of keys.
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":"), "allow_nan": False}
-    environment.filters |= {"versions": _versions, "fields": _fields}
+    environment.filters |= {"versions": _versions, "fields": _fields, "minus": _minus}
     here = importlib.resources.files("adarena.experiments.report")
     text = {name: (here / f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
     return environment.from_string(text["html"]).render(
@@ -174,6 +174,11 @@ def _picture(folder: Folder, figure: Any) -> Picture:
 def _shown(name: str, table: pl.DataFrame) -> Shown:
     columns = columns_of(table) if table.height <= _ROWS else []
     return Shown(name, table.height, columns, table.columns)
+
+
+def _minus(text: str) -> str:
+    """A number with the sign that is as wide as a plus."""
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _versions(record: Record) -> str:
