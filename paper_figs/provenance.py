@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +44,15 @@ def provenance(results: Path, name: str, table: str) -> dict[str, Any]:
         "figure": name,
         "table": table,
         "table_sha256": hash_file(file) if file.is_file() else None,
-        "drawn_with": {package: importlib.metadata.version(package) for package in _DRAWN_WITH},
+        "drawn_with": dict(_drawn_with()),
         "made_by": made_by,
     }
+
+
+def _drawn_with() -> Iterator[tuple[str, str]]:
+    for package in _DRAWN_WITH:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # a checkout that is not installed
+            yield package, importlib.metadata.version(package)
 
 
 def metadata(about: dict[str, Any], ending: str) -> dict[str, str | None]:
