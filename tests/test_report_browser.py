@@ -62,8 +62,12 @@ def load(browser: Any, address: str, size: str, scheme: str = "light") -> None:
     width, height = SIZES[size]
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": size == "phone"}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    wishes = {
+        "prefers-color-scheme": scheme,
+        "prefers-reduced-motion": "reduce",
+    }  # no click while the page still scrolls
+    features = [{"name": name, "value": value} for name, value in wishes.items()]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     browser.get(address)
     ready = "const done = arguments[0], at = document.getElementById('day'); (function wait() { "
     browser.execute_async_script(f"{ready} at.dataset.ready ? done() : setTimeout(wait, 50); }})()")
@@ -128,7 +132,7 @@ def test_pictures(browser: Any, address: str, size: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     shown = os.environ.get("ADARENA_PAGE")
     load(browser, Path(shown).resolve().as_uri() if shown else address, size)
-    clip = {"x": 0, "y": 0, "width": SIZES[size][0], "height": 2600, "scale": 1}
+    clip = {"x": 0, "y": 0, "width": SIZES[size][0], "height": 3400 if size == "phone" else 2400, "scale": 1}
     taken = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
     (out / f"{size}.png").write_bytes(base64.b64decode(taken["data"]))
     assert (out / f"{size}.png").stat().st_size < 300_000

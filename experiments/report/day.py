@@ -56,9 +56,9 @@ def days_of(folders: list[Folder]) -> list[Day]:
     for folder in folders:
         if folder.status != DONE or not any(record.kind == _WITH_DAYS for record in folder.records):
             continue
-        table, note = folder.tables.get("market"), "as the run recorded it"
+        table, note = folder.tables.get("market"), "the day that the run recorded"
         if table is None:
-            table, note = _played(folder), "the best rule's, played again from the run's configuration"
+            table, note = _played(folder), "the best rule's day, played again from the run's configuration"
         if table is None:
             continue
         for (mechanism, policy), rows in table.group_by("mechanism", "policy", maintain_order=True):
@@ -168,7 +168,7 @@ def _by_advertiser(name: str) -> Any:
         "spent": "% of budget",
         "multiplier": "multiplier, log scale",
         "wins": "impressions in the tick",
-        "price": "currency units per 1,000, log scale",
+        "price": "per 1,000, log scale",
     }
     columns: dict[str, list[Any]] = {"who": [0], "y": [1.0], "kind": [""], "colour": [GREY]}
     columns |= {"marker": ["circle"], "size": [7]}

@@ -168,6 +168,7 @@ def _picture(folder: Folder, figure: Any) -> Picture:
     if len(content) > _SVG_BYTES:
         content, kind = style.picture(drawn, "png"), "png"
     says = " ".join((figure.__doc__ or figure.NAME).partition("\n\n")[0].removeprefix("Figure: ").split())
+    says = says[:1].upper() + says[1:]
     return Picture(figure.NAME, says, f"data:image/{kind};base64,{base64.b64encode(content).decode()}")
 
 
