@@ -9,8 +9,12 @@ PACKAGES := envs agents experiments paper_figs
 INPUTS := pyproject.toml constraints.txt
 TYPECHECK := build/typecheck
 
+ifneq ($(filter-out paper,$(PRESET)),)
+$(error PRESET must be paper, got '$(PRESET)')
+endif
+
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format figures bench clean
+.PHONY: help run test lint format figures results-paper bench clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -34,12 +38,26 @@ format: $(VENV)/.installed-dev  ## put style and format right where a tool can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format $(PACKAGES) tests
 
-figures: $(VENV)/.installed  ## redraw every figure from results
+figures: $(VENV)/.installed $(if $(PRESET),results-$(PRESET))  ## redraw every figure from results; PRESET=paper first runs what is behind them (many hours)
 	$(BIN)/adarena figures
 	$(BIN)/adarena figures --results paper_figs/results/coldstart --out paper_figs/figures/coldstart
 	$(BIN)/adarena figures --results paper_figs/results/lifecycle --out paper_figs/figures/lifecycle
 	$(BIN)/adarena figures --results paper_figs/results/offline --out paper_figs/figures/offline
 	$(BIN)/adarena figures --results paper_figs/results/ope --out paper_figs/figures/ope
+
+# What the committed results come from. A run that was killed goes on where it was; one that is done is not run again.
+results-paper: $(VENV)/.installed
+	for m in gsp first_price vcg; do \
+	  $(BIN)/adarena run autobid --preset paper --mechanisms $$m --name paper-$$m --no-figures --resume || exit 1; done
+	$(BIN)/adarena gather runs/paper-gsp runs/paper-first_price runs/paper-vcg
+	$(BIN)/adarena bench --parts throughput --seconds 0.3 --repeats 8 --out runs/bench-throughput
+	cp runs/bench-throughput/throughput.parquet paper_figs/results/autobid/throughput.parquet
+	cp runs/bench-throughput/bench.json paper_figs/results/autobid/bench_throughput.json
+	for e in coldstart lifecycle offline; do \
+	  $(BIN)/adarena run $$e --name paper-$$e --no-figures --resume && $(BIN)/adarena gather runs/paper-$$e || exit 1; done
+	$(BIN)/adarena run ope --preset smoke --name paper-ope --no-figures --resume --log-sizes 32 128 --replicates 4 \
+	  --shifts -1 -0.4 -0.2 0 0.2 0.4 1 --truth-episodes 512 --gradient-steps 1000 --hidden 32 32 --resamples 200
+	$(BIN)/adarena gather runs/paper-ope
 
 bench: $(VENV)/.installed-dev  ## measure speed, Stable-Baselines3 included
 	$(BIN)/adarena bench

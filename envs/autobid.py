@@ -263,7 +263,7 @@ class AutoBid(Env):
             seen=jax.tree.map(lambda old, new: old.at[state.tick].set(new), state.seen, summary.seen),
             score=new_score,
         )
-        info = shown.tick_info(state, summary.totals, log_multiplier)
+        info = shown.tick_info(state, summary.totals, levels)
         if self.record:
             info |= {"opportunity_cost": record[0], "opportunity_value": record[1]}
         return StepResult(self._observe(state, params), state, reward, last, jnp.bool_(False), info), outcome

@@ -59,8 +59,14 @@ def least_winning_price(offer: Opportunity, here: Visit) -> jax.Array:
     return (offer.least_score[-1] * here.weight).sum()
 
 
-def tick_info(state: State, result: TickResult, log_multiplier: jax.Array) -> dict[str, jax.Array]:
-    """``info`` of a tick: money, value and exposure by advertiser ``[N]``, and the seat's own numbers."""
+def tick_info(state: State, result: TickResult, levels: jax.Array) -> dict[str, jax.Array]:
+    """``info`` of a tick: money, value, exposure and multiplier by advertiser ``[N]``, and the seat's own numbers.
+
+    Args:
+        state: The state after the tick.
+        result: What the tick booked.
+        levels: ``[N]`` log multipliers.
+    """
     i = state.seat.index
     sold = jnp.maximum(result.exposure.sum(), 1e-9)
     return {
@@ -68,7 +74,8 @@ def tick_info(state: State, result: TickResult, log_multiplier: jax.Array) -> di
         "value": result.value,
         "exposure": result.exposure,
         "seat": i,
-        "multiplier": jnp.exp(log_multiplier),
+        "multiplier": jnp.exp(levels[i]),
+        "multipliers": jnp.exp(levels),
         "score": state.score,
         "price": result.spend.sum() / sold,
         "clearings": result.clearings,

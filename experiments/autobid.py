@@ -24,6 +24,7 @@ from adarena.envs.market.response import RESPONSES
 from adarena.envs.replay import BUDGET_FRACTIONS
 from adarena.experiments import protocol, tables
 from adarena.experiments.learners import train_seeds
+from adarena.experiments.market_day import SERIES, market_table
 from adarena.experiments.rollout import rollout
 from adarena.experiments.store import RunFolder
 
@@ -184,8 +185,8 @@ def run(config: AutoBidExperiment, *, resume: bool = False) -> Path:
     """Runs the experiment; a run that was killed goes on where it was with ``resume``.
 
     Returns:
-        The run folder: configuration, manifest, ``scores``, ``summary``, ``tuning``, ``curves``, ``day`` (parquet),
-        checkpoints and figures.
+        The run folder: configuration, manifest, ``scores``, ``summary``, ``tuning``, ``curves``, ``day``, ``market``
+        (parquet), checkpoints and figures.
     """
     console = tables.console()
     started = time.perf_counter()
@@ -246,8 +247,9 @@ def _one_market(config: AutoBidExperiment, mechanism: str, folder: RunFolder, re
     top = protocol.best_rule(scores)
     first = protocol.over_seeds(policy, len(config.seeds))
     shown: dict[str, Any] = {top: tuned.rules[top], "ppo": jax.tree.map(lambda x: x[0], first)}
-    day = one_day(test_env, test_params, shown, config, cases)
-    for name, table in (("tuning", tuned.table), ("curves", curve), ("day", day), ("scores", scores)):
+    day, market = one_day(test_env, test_params, shown, cases)
+    found = {"tuning": tuned.table, "curves": curve, "day": day, "market": market, "scores": scores}
+    for name, table in found.items():
         marked = table if "mechanism" in table.columns else table.with_columns(pl.lit(mechanism).alias("mechanism"))
         folder.write_table(f"{name}_{mechanism}", marked)
 
@@ -280,17 +282,23 @@ def train(
 
 
 def one_day(
-    env: Env, params: Any, policies: dict[str, Rule | Any], config: AutoBidExperiment, cases: protocol.Cases
-) -> pl.DataFrame:
-    """One market's day, tick by tick, under each policy: the case in the middle of the table."""
+    env: Env, params: Any, policies: dict[str, Rule | Any], cases: protocol.Cases
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """One market's day, tick by tick, under each policy: the case in the middle of the table.
+
+    Returns:
+        The seat's day, and that of every advertiser (see `adarena.experiments.market_day.market_table`).
+    """
     middle = len(cases.keys) // 2
     keys = cases.keys[middle : middle + 1]
     fields = {name: values[middle : middle + 1] for name, values in cases.fields.items()}
-    names = ("spend", "value", "exposure", "price", "multiplier", "info.seat")
-    parts = []
+    names = (*SERIES, "price", "multiplier", "info.seat")
+    parts, markets = [], []
     for name, policy in policies.items():
         played = rollout(env, params, policy, keys, fields, record=names, bound=False, chunk=1)
         series = {key: np.asarray(values[0]) for key, values in played.series.items()}
+        case = {key: values[0] for key, values in fields.items()}
+        markets.append(market_table(name, env, params, keys[0], case, series))
         seat = int(series["info.seat"][0])
         budget, target = float(played.metrics["budget"][0]), float(played.metrics["target"][0])
         own = {key: series[key][:, seat].astype(np.float64) for key in ("spend", "value", "exposure")}
@@ -317,12 +325,15 @@ def one_day(
                 }
             )
         )
-    return pl.concat(parts)
+    return pl.concat(parts), pl.concat(markets)
 
 
 def _gather(folder: RunFolder, mechanisms: tuple[str, ...]) -> None:
     """One table of each kind over all mechanisms: what the figures read."""
-    for name in ("scores", "curves", "day", "tuning"):
+    kinds = ["scores", "curves", "day", "tuning"]
+    if all(f"market_{mechanism}" in folder.tables for mechanism in mechanisms):  # runs begun before it was kept lack it
+        kinds.append("market")
+    for name in kinds:
         folder.write_table(name, pl.concat([folder.read_table(f"{name}_{m}") for m in mechanisms]))
 
 

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from adarena.experiments.bench_roofline import measure_roofline, roofline_tables
 from adarena.experiments.bench_startup import measure_startup, startup_tables
 from adarena.experiments.bench_sweep import measure_sweep, sweep_tables
 from adarena.experiments.bench_training import measure_training
+from adarena.experiments.store import portable
 from adarena.experiments.tables import console as console_of_width
 
 Part = Literal["training", "auctionnet", "environment", "throughput", "roofline", "startup", "sweep"]
@@ -192,6 +194,7 @@ def _about(config: BenchConfig) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return {
+        "command": [portable(part) for part in sys.argv],
         "config": dataclasses.asdict(config),
         "versions": versions,
         "python": platform.python_version(),

@@ -31,6 +31,8 @@ _USAGE = """adarena: a research gym for ad auctions
   adarena calibrate PATH [options]                           fit a market to iPinYou logs
   adarena envs                                               registered environments
   adarena figures [options]                                  redraw figures from results
+  adarena report RUN ... [options]                           one HTML page: tables, figures, leaderboard, a day to scrub
+  adarena export RUN ... --out DIR                           every table as CSV and LaTeX
   adarena verify [options]                                   compare the market with auction theory
   adarena bench [options]                                    measure speed
 
@@ -61,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "calibrate": _calibrate,
         "envs": _envs,
         "figures": _figures,
+        "report": _report,
+        "export": _export,
         "verify": _verify,
         "bench": _bench,
     }
@@ -193,6 +197,18 @@ def _figures(words: list[str]) -> None:
     Console().print(f"Drawing figures from {config.results}")
     paths = draw_all(Path(config.results), Path(config.out))
     Console().print(f"{len(paths)} files are in {config.out}")
+
+
+def _report(words: list[str]) -> None:
+    from adarena.experiments.report import page
+
+    page.run(tyro.cli(page.ReportConfig, args=words, prog="adarena report"))
+
+
+def _export(words: list[str]) -> None:
+    from adarena.experiments.report import export
+
+    export.run(tyro.cli(export.ExportConfig, args=words, prog="adarena export"))
 
 
 def _envs(words: list[str]) -> None:

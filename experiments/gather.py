@@ -13,7 +13,7 @@ from rich.console import Console
 from adarena.experiments import protocol
 from adarena.experiments.store import RunFolder
 
-_TABLES = ("scores", "summary", "curves", "day", "tuning")
+_TABLES = ("scores", "summary", "curves", "day", "tuning", "market")
 _CURVE = ("mechanism", "policy", "seed", "step", "episode_return", "entropy", "explained_variance", "objective")
 _ALONE = {
     "ColdStartExperiment": "coldstart",
@@ -80,7 +80,9 @@ def _autobid_tables(folders: list[RunFolder]) -> dict[str, pl.DataFrame]:
             if mechanism in seen:
                 raise ValueError(f"runs must have a mechanism once, got {mechanism!r} again in {folder.path.name}")
             seen.append(mechanism)
-    found = {n: pl.concat([f.read_table(n) for f in folders], how="diagonal_relaxed") for n in _TABLES}
+    # Runs made before `market` was kept lack it; a table of some mechanisms alone would mislead.
+    names = [name for name in _TABLES if name != "market" or all(name in f.tables for f in folders)]
+    found = {n: pl.concat([f.read_table(n) for f in folders], how="diagonal_relaxed") for n in names}
     return found | {"summary": protocol.summarise_all(found["scores"])}
 
 

@@ -86,4 +86,4 @@ def _draw_rule(ax: Any, rule: fig_scores.Scores | None) -> None:
 
 
 if __name__ == "__main__":
-    style.script(draw, NAME)
+    style.script(draw, NAME, TABLE)

@@ -101,4 +101,4 @@ def _known(curve: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    style.script(draw, NAME)
+    style.script(draw, NAME, TABLE)

@@ -71,4 +71,4 @@ def _draw_panel(ax: Any, found: dict[str, Interval], order: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    style.script(draw, NAME)
+    style.script(draw, NAME, TABLE)

@@ -219,4 +219,4 @@ def _shade(slot: Slot, word: str) -> tuple[Any, str]:
 
 
 if __name__ == "__main__":
-    style.script(draw, NAME)
+    style.script(draw, NAME, TABLE)

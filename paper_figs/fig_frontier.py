@@ -80,4 +80,4 @@ def _draw_curve(ax: Any, rows: pl.DataFrame, cost: str) -> None:
 
 
 if __name__ == "__main__":
-    style.script(draw, NAME)
+    style.script(draw, NAME, TABLE)

@@ -210,4 +210,4 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    style.script(draw, NAME)
+    style.script(draw, NAME, TABLE)

@@ -83,4 +83,4 @@ def _live_and_replayed(ax: Any, both: pl.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    style.script(draw, NAME)
+    style.script(draw, NAME, TABLE)

@@ -101,4 +101,4 @@ def _draw_panel(ax: Any, rows: pl.DataFrame, sizes: list[int], limits: tuple[flo
 
 
 if __name__ == "__main__":
-    style.script(draw, NAME)
+    style.script(draw, NAME, TABLE)

@@ -124,4 +124,4 @@ def _draw_controls(ax: Any, controls: pl.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    style.script(draw, NAME)
+    style.script(draw, NAME, TABLE)

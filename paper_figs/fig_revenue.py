@@ -84,4 +84,4 @@ def _draw_column(axes: np.ndarray, rows: pl.DataFrame, name: str) -> None:
 
 
 if __name__ == "__main__":
-    style.script(draw, NAME)
+    style.script(draw, NAME, TABLE)

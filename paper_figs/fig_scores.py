@@ -203,4 +203,4 @@ def _draw_headroom(ax: Any, scores: dict[str, Scores]) -> None:
 
 
 if __name__ == "__main__":
-    style.script(draw, NAME)
+    style.script(draw, NAME, TABLE)

@@ -108,4 +108,4 @@ def _guides(ax: Any) -> None:
 
 
 if __name__ == "__main__":
-    style.script(draw, NAME)
+    style.script(draw, NAME, TABLE)

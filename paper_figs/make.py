@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -25,6 +26,7 @@ from adarena.paper_figs import (
     fig_throughput,
     style,
 )
+from adarena.paper_figs.provenance import provenance
 
 FIGURES = (fig_scores, fig_day, fig_curves, fig_throughput)
 """One module a figure: ``NAME``, ``TABLE``, ``draw(results)``."""
@@ -50,7 +52,7 @@ def draw_all(results: Path, out: Path) -> list[Path]:
         out: Folder for the pictures, made if need be.
 
     Returns:
-        What was written: a PDF and a PNG for each figure.
+        What was written: for each figure a PDF, a PNG, and a JSON file with the commands and versions behind it.
 
     Raises:
         NotADirectoryError: ``results`` is no folder.
@@ -64,18 +66,30 @@ def draw_all(results: Path, out: Path) -> list[Path]:
         if not (results / figure.TABLE).is_file():
             tqdm.write(f"figure {figure.NAME} skipped: no {figure.TABLE} in {results}")
             continue
-        written += style.save(figure.draw(results), out, figure.NAME)
+        about = provenance(results, figure.NAME, figure.TABLE)
+        written += style.save(figure.draw(results), out, figure.NAME, about)
     return written
 
 
 def figures_of(results: Path) -> tuple[ModuleType, ...]:
     """The figures of the experiment whose tables a folder holds, by its tables and its columns of scores."""
-    if (Path(results) / fig_offline.TABLE).is_file():
+    path = Path(results)
+    scores = path / fig_definitions.TABLE
+    columns = pl.read_parquet_schema(scores) if scores.is_file() else {}
+    return _chosen({file.stem for file in path.glob("*.parquet")}, columns)
+
+
+def figures_of_tables(tables: Mapping[str, pl.DataFrame]) -> tuple[ModuleType, ...]:
+    """`figures_of` for tables that have been read, by their names."""
+    scores = Path(fig_definitions.TABLE).stem
+    return _chosen(tables, tables[scores].columns if scores in tables else ())
+
+
+def _chosen(tables: Container[str], columns: Container[str]) -> tuple[ModuleType, ...]:
+    if Path(fig_offline.TABLE).stem in tables:
         return OFFLINE_FIGURES
-    if (Path(results) / fig_ope.TABLE).is_file():
+    if Path(fig_ope.TABLE).stem in tables:
         return OPE_FIGURES
-    path = Path(results) / fig_definitions.TABLE
-    columns = pl.read_parquet_schema(path) if path.is_file() else {}
     if "success_breakout" in columns:
         return LIFECYCLE_FIGURES
     return COLDSTART_FIGURES if "success_rate" in columns else FIGURES

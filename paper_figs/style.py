@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from adarena.envs.palette import (
     VERMILION,
 )
 from adarena.experiments.statistics import Interval
+from adarena.experiments.whole_files import json_bytes, write_whole
+from adarena.paper_figs.provenance import metadata, provenance
 
 WIDTH = 7.0
 """Inches: the text width of a two-column paper."""
@@ -35,7 +38,6 @@ DEFAULT_RESULTS = Path(__file__).parent / "results" / "autobid"
 """The committed results of the full protocol, from which figures redraw."""
 
 FORMATS = ("pdf", "png")
-_NO_DATE = {"pdf": {"CreationDate": None, "Producer": None, "Creator": None}, "png": {"Software": None}}
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so letters are the same on every machine
     "font.size": 7.5,
@@ -58,6 +60,7 @@ _STYLE: dict[str, Any] = {
     "lines.markersize": 4.0,
     "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,  # journals refuse type 3
+    "svg.hashsalt": "adarena",  # else names in the file are drawn by chance
     "savefig.dpi": 200,
 }
 
@@ -195,23 +198,42 @@ def errors(intervals: Sequence[Interval]) -> np.ndarray:
     return np.maximum(np.asarray(ends, np.float64).T.reshape(2, -1), 0.0)
 
 
-def save(figure: Figure, out: Path, name: str) -> list[Path]:
-    """Writes ``name.pdf`` and ``name.png`` (200 dots an inch) into ``out``; the same figure gives the same bytes.
+def save(figure: Figure, out: Path, name: str, about: dict[str, Any] | None = None) -> list[Path]:
+    """Writes ``name.pdf``, ``name.png`` (200 dots an inch) and ``name.json`` (what made it) into ``out``.
+
+    The same figure of the same results gives the same bytes.
 
     Args:
         figure: The figure.
         out: Folder, made if need be.
         name: File name without its ending.
+        about: What `adarena.paper_figs.provenance.provenance` says; without it, no ``name.json`` is written.
     """
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"{name}.{ending}" for ending in FORMATS]
     with styled():
         for path, ending in zip(paths, FORMATS, strict=True):
-            figure.savefig(path, format=ending, metadata=_NO_DATE[ending])
+            figure.savefig(path, format=ending, metadata=metadata(about or {}, ending))
+    if about:
+        paths.append(out / f"{name}.json")
+        write_whole(paths[-1], json_bytes(about))
     return paths
 
 
-def script(draw: Callable[[Path], Figure], name: str) -> None:
+def picture(figure: Figure, ending: str) -> bytes:
+    """The content of a figure's file, for a page; the same figure gives the same bytes.
+
+    Args:
+        figure: The figure.
+        ending: ``"svg"`` or ``"png"``.
+    """
+    content = io.BytesIO()
+    with styled():
+        figure.savefig(content, format=ending, metadata=metadata({}, ending))
+    return content.getvalue()
+
+
+def script(draw: Callable[[Path], Figure], name: str, table: str) -> None:
     """The command line of a figure's script: ``[RESULTS [OUT]]``, prints what it wrote."""
 
     def main(
@@ -223,7 +245,7 @@ def script(draw: Callable[[Path], Figure], name: str) -> None:
             results: Folder with the tables.
             out: Folder for the pictures.
         """
-        for path in save(draw(results), out, name):
+        for path in save(draw(results), out, name, provenance(results, name, table)):
             print(path)
 
     tyro.cli(main)

@@ -12,6 +12,7 @@ import pytest
 
 from adarena.experiments.coldstart_ab import DESIGNS
 from adarena.paper_figs import fig_definitions, fig_frontier, fig_posterior, fig_revenue, fig_splits, make
+from adarena.paper_figs.provenance import provenance
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +39,11 @@ def test_committed_tables_have_the_columns_that_figures_read(name: str) -> None:
 def test_the_same_tables_give_the_same_bytes(results: Path, tmp_path: Path) -> None:
     first = make.draw_all(results, tmp_path / "a")
     assert sorted(p.name for p in first) == sorted(
-        f"{m.NAME}.{e}" for m in make.COLDSTART_FIGURES for e in ("pdf", "png")
+        f"{m.NAME}.{e}" for m in make.COLDSTART_FIGURES for e in ("pdf", "png", "json")
     )
     again = fig_splits.draw(results)
-    paths = make.style.save(again, tmp_path / "b", fig_splits.NAME)
+    about = provenance(results, fig_splits.NAME, fig_splits.TABLE)
+    paths = make.style.save(again, tmp_path / "b", fig_splits.NAME, about)
     assert [p.read_bytes() for p in paths] == [(tmp_path / "a" / p.name).read_bytes() for p in paths]
 
 

@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from adarena.agents.rules import RULES
-from adarena.experiments import auctionnet, autobid, cli, evaluate, gather, protocol
+from adarena.experiments import auctionnet, autobid, cli, evaluate, gather, protocol, results
+from adarena.experiments.report.day import days_of
 from adarena.experiments.store import RunFolder
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -49,6 +50,28 @@ def test_run_folder_holds_every_table(run: Path) -> None:
     curves = folder.read_table("curves")
     assert curves["step"].max() == TINY.train_steps
     assert any((run / "figures").iterdir())
+
+
+def test_the_market_of_the_day_holds_every_advertiser_and_can_be_played_again(run: Path) -> None:
+    folder = RunFolder.open(run)
+    market, one = folder.read_table("market"), folder.read_table("day").sort("policy", "tick")
+    assert market.height == 2 * 48 * 48  # two policies, ticks, advertisers
+    seat = market.filter(pl.col("kind") == "seat").sort("policy", "tick")
+    for name in ("spend", "value", "multiplier", "budget"):
+        np.testing.assert_allclose(seat[name].to_numpy(), one[name].to_numpy(), rtol=1e-6, err_msg=name)
+    sums = market.group_by("policy", "tick").agg(pl.col("spend", "exposure").sum()).sort("policy", "tick")
+    price = sums["spend"].to_numpy() / np.maximum(sums["exposure"].to_numpy(), 1e-9)
+    np.testing.assert_allclose(price, one["price"].to_numpy(), rtol=1e-4)
+    spent = market.group_by("policy", "advertiser").agg(pl.col("spend").sum(), pl.col("budget").first())
+    assert (spent["spend"] <= spent["budget"] * (1 + 1e-5)).all()
+    # A folder that was written before markets were kept.
+    old = results.read(run)
+    old.tables.pop("market")
+    (again,) = days_of([old])
+    rule = one.filter(pl.col("policy") != "ppo")
+    played = again.table.filter(pl.col("kind") == "seat").sort("tick")
+    assert played["policy"].unique().to_list() == rule["policy"].unique().to_list()
+    np.testing.assert_allclose(played["spend"].to_numpy(), rule["spend"].to_numpy(), rtol=1e-4, atol=1e-3)
 
 
 def test_a_policy_is_scored_on_paired_cases(run: Path) -> None:

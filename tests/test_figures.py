@@ -156,7 +156,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_draw_all_writes_each_figure_the_same_twice(results: Path, tmp_path: Path) -> None:
     first = make.draw_all(results, tmp_path / "a")
-    assert sorted(p.name for p in first) == sorted(f"{m.NAME}.{e}" for m in make.FIGURES for e in ("pdf", "png"))
+    assert sorted(p.name for p in first) == sorted(
+        f"{m.NAME}.{e}" for m in make.FIGURES for e in ("pdf", "png", "json")
+    )
     time.sleep(1.1)  # a time stamp would show now
     second = make.draw_all(results, tmp_path / "b")
     for one, other in zip(first, second, strict=True):
@@ -166,7 +168,7 @@ def test_draw_all_writes_each_figure_the_same_twice(results: Path, tmp_path: Pat
 def test_absent_tables_are_skipped_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     throughput_table().write_parquet(tmp_path / "throughput.parquet")
     written = make.draw_all(tmp_path, tmp_path / "out")
-    assert [p.name for p in written] == ["throughput.pdf", "throughput.png"]
+    assert [p.name for p in written] == ["throughput.pdf", "throughput.png", "throughput.json"]
     said = "".join(capsys.readouterr())
     for name in ("scores", "day", "curves"):
         assert f"no {name}.parquet" in said

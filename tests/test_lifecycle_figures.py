@@ -12,6 +12,7 @@ import pytest
 from adarena.agents.rules import LIFECYCLE_RULES
 from adarena.envs.lifecycle_phases import PHASES
 from adarena.paper_figs import fig_lifecycle, make, style
+from adarena.paper_figs.provenance import provenance
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +23,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_folder_of_lives_gives_the_same_bytes(results: Path, tmp_path: Path) -> None:
     assert make.figures_of(results) == make.LIFECYCLE_FIGURES
     first = make.draw_all(results, tmp_path / "a")
-    assert sorted(p.name for p in first) == ["lifecycle.pdf", "lifecycle.png"]
-    again = style.save(fig_lifecycle.draw(results), tmp_path / "b", fig_lifecycle.NAME)
+    assert sorted(p.name for p in first) == ["lifecycle.json", "lifecycle.pdf", "lifecycle.png"]
+    about = provenance(results, fig_lifecycle.NAME, fig_lifecycle.TABLE)
+    again = style.save(fig_lifecycle.draw(results), tmp_path / "b", fig_lifecycle.NAME, about)
     assert [p.read_bytes() for p in again] == [p.read_bytes() for p in first]
 
 
