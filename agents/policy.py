@@ -89,8 +89,7 @@ def registered_policies() -> tuple[str, ...]:
 def policies_of_packages() -> tuple[dict[str, str], list[str]]:
     """Name and package of every policy that an installed package brings; one sentence for each that cannot be used."""
     _register_rules()
-    loaded, problems = PLUGINS.load_all(_POLICIES)
-    return {name: PLUGINS.package(name) or "" for name in loaded}, problems
+    return PLUGINS.packages(_POLICIES)
 
 
 def _register_rules() -> None:

@@ -149,3 +149,8 @@ class Plugins:
             except PluginError as error:
                 problems.append(str(error))
         return loaded, problems
+
+    def packages(self, taken: Collection[str]) -> tuple[dict[str, str], list[str]]:
+        """Name and package of everything that can be used, and one sentence for each thing that cannot; see `load_all`."""
+        loaded, problems = self.load_all(taken)
+        return {name: self.package(name) or "" for name in loaded}, problems

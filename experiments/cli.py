@@ -180,6 +180,7 @@ def _envs(words: list[str]) -> None:
     from adarena import envs
     from adarena.agents.policy import policies_of_packages
     from adarena.envs import registry
+    from adarena.envs.market import auction
 
     if words:
         raise UsageError(f"envs takes no arguments, got {words[0]!r}")
@@ -197,10 +198,11 @@ def _envs(words: list[str]) -> None:
             continue
         table.add_row(name, env_class.__name__, *facts, registry.package_of(name))
     Console().print(table)
-    policies, unusable = policies_of_packages()
-    for name, package in policies.items():
-        print(f"policy {name}, of {package}")
-    for problem in (*problems, *unusable):
+    for kind, (brought, unusable) in {"policy": policies_of_packages(), "auction": auction.of_packages()}.items():
+        problems += unusable
+        for name, package in brought.items():
+            print(f"{kind} {name}, of {package}")
+    for problem in problems:
         print(f"adarena: {problem}", file=sys.stderr)
 
 

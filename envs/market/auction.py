@@ -22,8 +22,9 @@ MAX_SLOTS = 64
 
 
 def mechanisms() -> tuple[str, ...]:
-    """Names of `MECHANISMS` and of those added by `register_mechanism`."""
-    return (*MECHANISMS, *registered.PAYMENTS)
+    """Names of `MECHANISMS`, of those added by `register_mechanism`, and of those that installed packages bring."""
+    others = {*registered.PAYMENTS, *registered.PLUGINS.names(MECHANISMS)}
+    return (*MECHANISMS, *sorted(others))
 
 
 def register_mechanism(name: str, payment: registered.Payment) -> None:
@@ -50,6 +51,11 @@ def register_mechanism(name: str, payment: registered.Payment) -> None:
     registered.register(name, payment, taken=MECHANISMS)
 
 
+def of_packages() -> tuple[dict[str, str], list[str]]:
+    """Name and package of every mechanism that an installed package brings; one sentence for each that cannot be used."""
+    return registered.PLUGINS.packages(MECHANISMS)
+
+
 @dataclasses.dataclass(frozen=True)
 class AuctionRules:
     """What shapes the program of a clearing; static.
@@ -70,7 +76,7 @@ class AuctionRules:
 
     def __post_init__(self) -> None:
         """Refuses what the clearing does not know."""
-        if self.mechanism not in mechanisms():
+        if self.mechanism not in MECHANISMS and not registered.known(self.mechanism):
             raise ValueError(f"mechanism must be one of {', '.join(mechanisms())}, got {self.mechanism!r}")
         if self.charge not in CHARGES:
             raise ValueError(f"charge must be one of {', '.join(CHARGES)}, got {self.charge!r}")

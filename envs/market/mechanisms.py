@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adarena.envs.plugins import Plugins
+
 Payment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """``payment(score [K + 1, M], exposure [K], reserve [M]) -> price [K, M]``; see `adarena.envs.market.auction.payment_score`."""
 
@@ -17,17 +19,37 @@ PAYMENTS: dict[str, Payment] = {}
 _SLOTS, _IMPRESSIONS = (1, 3), 64  # of the auctions on which a mechanism is tried
 
 
-def register(name: str, payment: Payment, *, taken: Collection[str]) -> None:
-    """Adds a mechanism after trying it; see `adarena.envs.market.auction.register_mechanism`, which is what users call."""
+def check(name: str, payment: Payment) -> None:
+    """Tries a mechanism on drawn auctions; see `adarena.envs.market.auction.register_mechanism` for what it may do."""
     if not name.isidentifier():
         raise ValueError(f"name of a mechanism must be an identifier, got {name!r}")
-    if name in taken or PAYMENTS.get(name, payment) is not payment:
-        raise ValueError(f"mechanism name {name!r} is taken; choose another")
     if not callable(payment):
         raise TypeError(f"payment must be a function of score, exposure and reserve, got {payment!r}")
     for slots in _SLOTS:
         _try(name, payment, slots)
+
+
+PLUGINS = Plugins("adarena.mechanisms", check)
+"""Mechanisms that installed packages bring: the object of an entry point is the function that prices slots."""
+
+
+def register(name: str, payment: Payment, *, taken: Collection[str]) -> None:
+    """Adds a mechanism after trying it; users call `adarena.envs.market.auction.register_mechanism`."""
+    if name in taken or PAYMENTS.get(name, payment) is not payment:
+        raise ValueError(f"mechanism name {name!r} is taken; choose another")
+    check(name, payment)
     PAYMENTS[name] = payment
+
+
+def known(name: str) -> bool:
+    """Whether a mechanism of that name is registered; one that an installed package brings is, when it is asked for.
+
+    Raises:
+        adarena.envs.plugins.PluginError: A package brings it, and it cannot be used.
+    """
+    if name not in PAYMENTS and name in PLUGINS.found():
+        PAYMENTS[name] = PLUGINS.load(name)
+    return name in PAYMENTS
 
 
 def _try(name: str, payment: Payment, slots: int) -> None:
