@@ -10,7 +10,7 @@ INPUTS := pyproject.toml constraints.txt
 TYPECHECK := build/typecheck
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format figures bench clean
+.PHONY: help run test lint format figures bench docs notebook outside clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -23,7 +23,7 @@ test: $(VENV)/.installed-dev  ## install all that tests need, then run them
 
 lint: $(VENV)/.installed-dev  ## style, format and types
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check $(PACKAGES) tests
+	$(BIN)/ruff format --check $(PACKAGES) tests examples docs
 	@# The folders are packages of the namespace `adarena`; an editable install maps them by an import hook, which mypy
 	@# cannot follow. Links in the layout that an installed copy has show it the same.
 	@rm -rf $(TYPECHECK) && mkdir -p $(TYPECHECK)/adarena
@@ -32,7 +32,7 @@ lint: $(VENV)/.installed-dev  ## style, format and types
 
 format: $(VENV)/.installed-dev  ## put style and format right where a tool can
 	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format $(PACKAGES) tests
+	$(BIN)/ruff format $(PACKAGES) tests examples docs
 
 figures: $(VENV)/.installed  ## redraw every figure from results
 	$(BIN)/adarena figures
@@ -43,6 +43,15 @@ figures: $(VENV)/.installed  ## redraw every figure from results
 
 bench: $(VENV)/.installed-dev  ## measure speed, Stable-Baselines3 included
 	$(BIN)/adarena bench
+
+docs: $(VENV)/.installed-docs  ## build the pages of docs/ into build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+notebook: $(VENV)/.installed-dev  ## execute docs/first_day.ipynb again, in place
+	$(BIN)/python docs/run_notebook.py
+
+outside: | $(BIN)/python  ## run docs/walkthrough.md from an installed wheel in a fresh virtual environment (ten minutes)
+	$(BIN)/python examples/outside.py
 
 clean:  ## remove what this file makes; runs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
@@ -62,4 +71,8 @@ $(VENV)/.installed: $(INPUTS) | $(BIN)/python
 
 $(VENV)/.installed-dev: $(INPUTS) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(INPUTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	@touch $@
