@@ -15,6 +15,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint format figures results-paper bench clean
+.PHONY: help run test lint format figures bench docs notebook outside clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,7 +28,7 @@ test: $(VENV)/.installed-dev  ## install all that tests need, then run them
 
 lint: $(VENV)/.installed-dev  ## style, format and types
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check $(PACKAGES) tests
+	$(BIN)/ruff format --check $(PACKAGES) tests examples docs
 	@# The folders are packages of the namespace `adarena`; an editable install maps them by an import hook, which mypy
 	@# cannot follow. Links in the layout that an installed copy has show it the same.
 	@rm -rf $(TYPECHECK) && mkdir -p $(TYPECHECK)/adarena
@@ -36,7 +37,7 @@ lint: $(VENV)/.installed-dev  ## style, format and types
 
 format: $(VENV)/.installed-dev  ## put style and format right where a tool can
 	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format $(PACKAGES) tests
+	$(BIN)/ruff format $(PACKAGES) tests examples docs
 
 figures: $(VENV)/.installed $(if $(PRESET),results-$(PRESET))  ## redraw every figure from results; PRESET=paper first runs what is behind them (many hours)
 	$(BIN)/adarena figures
@@ -62,6 +63,15 @@ results-paper: $(VENV)/.installed
 bench: $(VENV)/.installed-dev  ## measure speed, Stable-Baselines3 included
 	$(BIN)/adarena bench
 
+docs: $(VENV)/.installed-docs  ## build the pages of docs/ into build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+notebook: $(VENV)/.installed-dev  ## execute docs/first_day.ipynb again, in place
+	$(BIN)/python docs/run_notebook.py
+
+outside: | $(BIN)/python  ## run docs/walkthrough.md from an installed wheel in a fresh virtual environment (ten minutes)
+	$(BIN)/python examples/outside.py
+
 clean:  ## remove what this file makes; runs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -80,4 +90,8 @@ $(VENV)/.installed: $(INPUTS) | $(BIN)/python
 
 $(VENV)/.installed-dev: $(INPUTS) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(INPUTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	@touch $@

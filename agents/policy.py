@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 
 from adarena.envs.core import Env
+from adarena.envs.plugins import Plugins
 
 
 @runtime_checkable
@@ -39,6 +41,16 @@ PolicyFactory = Callable[[Env], Policy]
 _POLICIES: dict[str, PolicyFactory] = {}
 
 
+def _check(name: str, loaded: Any) -> None:
+    if not callable(getattr(loaded, "build", loaded)):
+        raise TypeError(f"a policy is a class with build(env), such as a rule, or a function of env, got {loaded!r}")
+
+
+PLUGINS = Plugins("adarena.policies", _check)
+"""Policies that installed packages bring: a class with ``build(env)`` (a rule, if it has ``space()`` too), or a function of
+the environment. A name that adarena has itself means adarena's own policy."""
+
+
 def register_policy(name: str, factory: PolicyFactory) -> None:
     """Makes a policy known to the experiments and the command line by ``name``.
 
@@ -47,22 +59,39 @@ def register_policy(name: str, factory: PolicyFactory) -> None:
     """
     if not name:
         raise ValueError("name must not be empty, got ''")
-    if _POLICIES.get(name, factory) is not factory:
+    if _POLICIES.get(name, factory) != factory:
         raise ValueError(f"policy name {name!r} is taken; choose another")
     _POLICIES[name] = factory
 
 
 def make_policy(name: str, env: Env) -> Policy:
-    """Builds the policy registered as ``name`` for ``env``.
+    """Builds the policy registered as ``name``, or brought by an installed package as ``name``, for ``env``.
 
     Raises:
         KeyError: No such policy.
+        adarena.envs.plugins.PluginError: An installed package brings it, and it cannot be used.
     """
-    if name not in _POLICIES:
-        raise KeyError(f"no policy is called {name!r}; known are {', '.join(sorted(_POLICIES)) or 'none'}")
-    return _POLICIES[name](env)
+    _register_rules()
+    if name in _POLICIES:
+        return _POLICIES[name](env)
+    if name not in PLUGINS.found():
+        raise KeyError(f"no policy is called {name!r}; known are {', '.join(registered_policies()) or 'none'}")
+    loaded = PLUGINS.load(name)
+    return getattr(loaded, "build", loaded)(env)
 
 
 def registered_policies() -> tuple[str, ...]:
-    """Names of every known policy."""
-    return tuple(sorted(_POLICIES))
+    """Names of every known policy, those that installed packages bring included."""
+    _register_rules()
+    return tuple(sorted({*_POLICIES, *PLUGINS.names(_POLICIES)}))
+
+
+def policies_of_packages() -> tuple[dict[str, str], list[str]]:
+    """Name and package of every policy that an installed package brings; one sentence for each that cannot be used."""
+    _register_rules()
+    return PLUGINS.packages(_POLICIES)
+
+
+def _register_rules() -> None:
+    """Adarena's own rules come first, whoever asks for a policy."""
+    importlib.import_module("adarena.agents.rules")

@@ -6,7 +6,7 @@ from adarena.envs.autobid import AutoBid
 from adarena.envs.coldstart import ColdStart
 from adarena.envs.core import AutoReset, Entry, Env, StepResult
 from adarena.envs.lifecycle import Lifecycle
-from adarena.envs.registry import make, register, registered
+from adarena.envs.registry import add_plugins, make, register, registered
 
 REPLAY = {
     "traffic": "replay",
@@ -33,6 +33,7 @@ register("adarena/AutoBid-v0", AutoBid)
 register("adarena/Replay-v0", AutoBid, **REPLAY)
 register("adarena/ColdStart-v0", ColdStart)
 register("adarena/Lifecycle-v0", Lifecycle)
+add_plugins()
 
 __all__ = [
     "PRESETS",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import logging
 from typing import Any
 
 import gymnasium
 
 from adarena.envs.core import Env
+from adarena.envs.plugins import Plugins
 
 _REGISTRY: dict[str, tuple[type[Env], dict[str, Any]]] = {}
 
@@ -25,16 +27,33 @@ def register(env_id: str, env_class: type[Env], **defaults: Any) -> None:
         TypeError: ``env_class`` is not a frozen dataclass that extends ``Env``.
         ValueError: ``env_id`` has no version suffix, or names another class already.
     """
-    frozen = isinstance(env_class, type) and issubclass(env_class, Env) and dataclasses.is_dataclass(env_class)
-    if not frozen or not env_class.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise TypeError(f"env_class must be a frozen dataclass that extends adarena.envs.core.Env, got {env_class!r}")
-    name, _, version = env_id.rpartition("-v")
-    if not name or not version.isdigit():
-        raise ValueError(f"env_id must look like 'namespace/Name-v0', got {env_id!r}")
+    _check(env_id, env_class)
     known = _REGISTRY.get(env_id)
     if known is not None and known[0].__qualname__ != env_class.__qualname__:
         raise ValueError(f"env_id {env_id!r} is taken by {known[0].__qualname__}; choose another name or version")
+    package = PLUGINS.package(env_id)
+    if package is not None and PLUGINS.attribute(env_id) != env_class.__qualname__:
+        raise ValueError(f"env_id {env_id!r} is taken by {package}; choose another name or version")
     _REGISTRY[env_id] = (env_class, defaults)
+    _tell_gymnasium(env_id)
+
+
+def _check(env_id: str, env_class: Any) -> None:
+    """Refuses what is no environment, or has no proper name."""
+    frozen = isinstance(env_class, type) and issubclass(env_class, Env) and dataclasses.is_dataclass(env_class)
+    if not frozen or not env_class.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise TypeError(f"env_class must be a frozen dataclass that extends adarena.envs.core.Env, got {env_class!r}")
+    if not _is_versioned(env_id):
+        raise ValueError(f"env_id must look like 'namespace/Name-v0', got {env_id!r}")
+
+
+def _is_versioned(env_id: str) -> bool:
+    name, _, version = env_id.rpartition("-v")
+    return bool(name) and version.isdigit()
+
+
+def _tell_gymnasium(env_id: str) -> None:
+    """Gymnasium builds whatever `make` knows by that name then."""
     gymnasium.registry.pop(env_id, None)  # registering a class again is silent here: a module may be run twice
     gymnasium.register(
         id=env_id,
@@ -45,9 +64,51 @@ def register(env_id: str, env_class: type[Env], **defaults: Any) -> None:
     )
 
 
+PLUGINS = Plugins("adarena.environments", _check)
+"""Environments that installed packages bring: the name of an entry point is the environment's, its object the class."""
+
+_own: frozenset[str] = frozenset()
+
+
+def add_plugins() -> None:
+    """Tells Gymnasium the names of environments that installed packages bring; called once adarena's own are registered.
+
+    Their modules are imported by `make`. A name of adarena's own, or one that two packages offer, is refused by a warning
+    in the log.
+    """
+    global _own
+    _own = frozenset(_REGISTRY)
+    for name in PLUGINS.found():
+        refusal = PLUGINS.refusal(name, _own)
+        if refusal is not None:
+            logging.getLogger(__name__).warning(refusal)
+        elif _is_versioned(name):
+            _tell_gymnasium(name)
+
+
 def registered() -> dict[str, type[Env]]:
-    """Every known name and its class."""
+    """Every known name and its class; those of installed packages that can be used included (see `problems`)."""
+    for name in PLUGINS.load_all(_own)[0]:
+        _load(name)
     return {env_id: env_class for env_id, (env_class, _) in sorted(_REGISTRY.items())}
+
+
+def problems() -> list[str]:
+    """One sentence for each environment of an installed package that cannot be used."""
+    return PLUGINS.load_all(_own)[1]
+
+
+def package_of(env_id: str) -> str:
+    """Which package brings a registered environment, ``"keyword-auction 0.1.0"``; else the module that registered it."""
+    brought = None if env_id in _own else PLUGINS.package(env_id)
+    return brought or _REGISTRY[env_id][0].__module__.partition(".")[0]
+
+
+def _load(name: str) -> None:
+    """Registers what a package brings as ``name``, unless its module has done so itself when it was imported."""
+    env_class = PLUGINS.load(name)
+    if name not in _REGISTRY:
+        register(name, env_class)
 
 
 def make(env_id: str, **changes: Any) -> tuple[Env, Any]:
@@ -62,6 +123,7 @@ def make(env_id: str, **changes: Any) -> tuple[Env, Any]:
 
     Raises:
         KeyError: No such name.
+        PluginError: An installed package brings it, and it cannot be used.
         TypeError: A change names no field of either.
         ValueError: A field's value is not allowed; the message names field, value and what is allowed.
     """
@@ -70,8 +132,11 @@ def make(env_id: str, **changes: Any) -> tuple[Env, Any]:
         importlib.import_module(module)
     else:
         name = env_id
+    if name not in _REGISTRY and name in PLUGINS.found():
+        _load(name)
     if name not in _REGISTRY:
-        raise KeyError(f"no environment is called {name!r}; known are {', '.join(registered()) or 'none'}")
+        known = sorted({*_REGISTRY, *PLUGINS.names(_own)})
+        raise KeyError(f"no environment is called {name!r}; known are {', '.join(known)}")
     env_class, defaults = _REGISTRY[name]
     changes = {**defaults, **changes}
     static_names = {field.name for field in dataclasses.fields(env_class)}  # type: ignore[arg-type]

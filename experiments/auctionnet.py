@@ -20,7 +20,8 @@ import tyro
 from rich.table import Table
 
 from adarena import envs
-from adarena.agents.rules import RULES
+from adarena.agents.policy import PLUGINS, make_policy
+from adarena.agents.rules import RULES, known_rules
 from adarena.experiments import protocol, tables
 from adarena.experiments.rollout import rollout, rollout_seeds
 from adarena.experiments.statistics import Bootstrap, Interval, paired_difference, stratified_bootstrap
@@ -45,10 +46,10 @@ class AuctionNetConfig:
     """Which policies, and how much of the protocol; the defaults are the protocol.
 
     Attributes:
-        policy: Repeatable. A rule's name; ``auctionnet:FILE.py:Class``, ``auctionnet:FILE.py`` or ``auctionnet:FOLDER``
-            (strategies written for AuctionNet); ``torchscript:FILE`` (a policy saved by torch.jit); ``run:FOLDER`` (the
-            learner of ``adarena run autobid``, trained in GSP if it was in that, else in the run's first mechanism). All
-            rules if none is named.
+        policy: Repeatable. A rule's name, or that of a policy that an installed package brings;
+            ``auctionnet:FILE.py:Class``, ``auctionnet:FILE.py`` or ``auctionnet:FOLDER`` (strategies written for
+            AuctionNet); ``torchscript:FILE`` (a policy saved by torch.jit); ``run:FOLDER`` (the learner of ``adarena run
+            autobid``, trained in GSP if it was in that, else in the run's first mechanism). All rules if none is named.
         protocol: ``"auctionnet"``, the only one yet.
         markets: Seeds of markets; 10 or more for the protocol.
         seats: Seats that take their turn, spread evenly; 48 for the protocol.
@@ -143,8 +144,10 @@ def _contenders(config: AuctionNetConfig, env: Any, preset: dict[str, Any]) -> l
     rules: list[str] = []
     for text in config.policy or tuple(RULES):
         kind, _, path = text.partition(":")
-        if text in RULES:
+        if text in known_rules([text]):
             rules.append(text)
+        elif text in PLUGINS.found():
+            found.append((text, make_policy(text, env), 0))
         elif kind == "auctionnet" and path:
             found += _strategies(path)
         elif kind == "torchscript" and path:
@@ -155,7 +158,8 @@ def _contenders(config: AuctionNetConfig, env: Any, preset: dict[str, Any]) -> l
             found.append(_learner(path, env))
         else:
             raise ValueError(
-                f"policy must be a rule ({', '.join(RULES)}), auctionnet:FILE.py:Class, torchscript:FILE or run:FOLDER, "
+                f"policy must be a rule ({', '.join(RULES)}), one that an installed package brings "
+                f"({', '.join(PLUGINS.names()) or 'none'}), auctionnet:FILE.py:Class, torchscript:FILE or run:FOLDER, "
                 f"got {text!r}"
             )
     names = [*rules, *(name for name, _, _ in found)]

@@ -17,9 +17,9 @@ from rich.console import Console
 
 from adarena import envs
 from adarena.agents import ppo
-from adarena.agents.rules import RULES, Rule
+from adarena.agents.rules import RULES, Rule, known_rules
 from adarena.envs.core import Env
-from adarena.envs.market.auction import MECHANISMS
+from adarena.envs.market.auction import mechanisms
 from adarena.envs.market.response import RESPONSES
 from adarena.envs.replay import BUDGET_FRACTIONS
 from adarena.experiments import protocol, tables
@@ -97,7 +97,7 @@ class AutoBidExperiment:
                 raise ValueError(f"{field} must name at least one, got {getattr(self, field)!r}")
         if self.response not in RESPONSES:
             raise ValueError(f"response must be one of {', '.join(RESPONSES)}, got {self.response!r}")
-        for field, allowed in (("mechanisms", MECHANISMS), ("rules", tuple(RULES))):
+        for field, allowed in (("mechanisms", mechanisms()), ("rules", known_rules(self.rules))):
             unknown = [name for name in getattr(self, field) if name not in allowed]
             if unknown:
                 raise ValueError(f"{field} must be among {', '.join(allowed)}, got {unknown[0]!r}")

@@ -29,7 +29,7 @@ _USAGE = """adarena: a research gym for ad auctions
   adarena collect [--preset NAME] [--resume] [options]       logged episodes with known propensities
   adarena gather RUN ... [options]                           tables of several runs in one results folder
   adarena calibrate PATH [options]                           fit a market to iPinYou logs
-  adarena envs                                               registered environments
+  adarena envs                                               registered environments, and what packages bring
   adarena figures [options]                                  redraw figures from results
   adarena report RUN ... [options]                           one HTML page: tables, figures, leaderboard, a day to scrub
   adarena export RUN ... --out DIR                           every table as CSV and LaTeX
@@ -213,17 +213,32 @@ def _export(words: list[str]) -> None:
 
 def _envs(words: list[str]) -> None:
     from adarena import envs
+    from adarena.agents.policy import policies_of_packages
+    from adarena.envs import registry
+    from adarena.envs.market import auction
 
     if words:
         raise UsageError(f"envs takes no arguments, got {words[0]!r}")
     table = Table(title="Registered environments")
-    for column in ("name", "class", "observation", "action", "steps"):
+    for column in ("name", "class", "observation", "action", "steps", "package"):
         table.add_column(column)
+    problems = registry.problems()
     for name, env_class in envs.registered().items():
-        env, params = envs.make(name)
-        spaces: list[Any] = [env.observation_space(params), env.action_space(params)]
-        table.add_row(name, env_class.__name__, *(str(space.shape) for space in spaces), str(env.max_steps(params)))
+        try:
+            env, params = envs.make(name)
+            spaces: list[Any] = [env.observation_space(params), env.action_space(params)]
+            facts = [*(str(space.shape) for space in spaces), str(env.max_steps(params))]
+        except Exception as error:  # a stranger's environment must not hide the others
+            problems.append(f"{name} of {registry.package_of(name)} cannot be made: {type(error).__name__}: {error}")
+            continue
+        table.add_row(name, env_class.__name__, *facts, registry.package_of(name))
     Console().print(table)
+    for kind, (brought, unusable) in {"policy": policies_of_packages(), "auction": auction.of_packages()}.items():
+        problems += unusable
+        for name, package in brought.items():
+            print(f"{kind} {name}, of {package}")
+    for problem in problems:
+        print(f"adarena: {problem}", file=sys.stderr)
 
 
 if __name__ == "__main__":

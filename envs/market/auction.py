@@ -13,10 +13,47 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from adarena.envs.market import mechanisms as registered
+
 MECHANISMS = ("first_price", "second_price", "gsp", "vcg")
 CHARGES = ("impression", "click", "conversion")
 MAX_SLOTS = 64
 """Each slot is a pass of its own over the bids, written out in the program."""
+
+
+def mechanisms() -> tuple[str, ...]:
+    """Names of `MECHANISMS`, of those added by `register_mechanism`, and of those that installed packages bring."""
+    others = {*registered.PAYMENTS, *registered.PLUGINS.names(MECHANISMS)}
+    return (*MECHANISMS, *sorted(others))
+
+
+def register_mechanism(name: str, payment: registered.Payment) -> None:
+    """Makes an auction with prices of its own known as ``mechanism=name``, in AutoBid and in `adarena run autobid`.
+
+    Who wins which slot is the ranking's matter; the mechanism says what each slot costs its holder::
+
+        def midway(score, exposure, reserve):  # half-way between the next score and the best score that wins no slot
+            below = jnp.maximum(score[1:], reserve)
+            return 0.5 * (below + below[-1])
+
+        register_mechanism("midway", midway)
+
+    Args:
+        name: A new name.
+        payment: ``payment(score, exposure, reserve) -> price``, pure and traceable, as `payment_score` documents them. An
+            impression's prices may depend on that impression alone; the price of a slot must not depend on its holder's
+            own score (the hindsight bound and the bid landscape take what others bid as given), nor lie above it.
+
+    Raises:
+        TypeError: ``payment`` cannot be called, or not with three arrays.
+        ValueError: The name is no identifier or is taken, or prices break the contract; the message says how.
+    """
+    registered.register(name, payment, taken=MECHANISMS)
+
+
+def of_packages() -> tuple[dict[str, str], list[str]]:
+    """Name and package of every mechanism that an installed package brings; one sentence for each that cannot be used."""
+    return registered.PLUGINS.packages(MECHANISMS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +63,7 @@ class AuctionRules:
     Attributes:
         mechanism: ``"first_price"`` (own bid), ``"gsp"`` (next lower score), ``"second_price"`` (the highest score that
             wins no slot, for every slot: Vickrey's auction of like slots), ``"vcg"`` (externality). With one slot the
-            last three agree.
+            last three agree. Or the name of a registered one (`register_mechanism`).
         slots: Slots an impression has, ``K >= 1``.
         charge: What an advertiser bids on and pays for: ``"impression"`` (an exposed one), ``"click"``, ``"conversion"``.
         quality_ranking: Rank by bid x quality^kappa instead of by bid.
@@ -39,8 +76,8 @@ class AuctionRules:
 
     def __post_init__(self) -> None:
         """Refuses what the clearing does not know."""
-        if self.mechanism not in MECHANISMS:
-            raise ValueError(f"mechanism must be one of {', '.join(MECHANISMS)}, got {self.mechanism!r}")
+        if self.mechanism not in MECHANISMS and not registered.known(self.mechanism):
+            raise ValueError(f"mechanism must be one of {', '.join(mechanisms())}, got {self.mechanism!r}")
         if self.charge not in CHARGES:
             raise ValueError(f"charge must be one of {', '.join(CHARGES)}, got {self.charge!r}")
         if not isinstance(self.slots, int) or isinstance(self.slots, bool) or not 1 <= self.slots <= MAX_SLOTS:
@@ -125,6 +162,8 @@ def payment_score(rules: AuctionRules, score: jax.Array, exposure: jax.Array, re
         return below
     if rules.mechanism == "second_price":
         return jnp.broadcast_to(below[-1], below.shape)
+    if rules.mechanism in registered.PAYMENTS:
+        return registered.PAYMENTS[rules.mechanism](score, exposure, reserve)
     # VCG: those below would each move up one slot; x_k p_k = x_{k+1} p_{k+1} + (x_k - x_{k+1}) b_{k+1}.
     following = jnp.append(exposure[1:], 0.0)
     owed = jnp.zeros_like(reserve)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from adarena.envs.market.auction import AuctionRules, Ranking, payment_score, rival_scores
 from adarena.envs.market.clearing import Bidders, Terms, Visit, billable, least_score, predictions_of
+from adarena.envs.market.mechanisms import PAYMENTS, prices_of_seat
 from adarena.envs.market.response import exposure_probability
 
 
@@ -55,6 +56,8 @@ def opportunities(
         paid = payment_score(rules, shifted, exposed, reserve)
     elif rules.mechanism == "second_price":
         paid = jnp.broadcast_to(least[-1], least.shape)
+    elif rules.mechanism in PAYMENTS:
+        paid = prices_of_seat(PAYMENTS[rules.mechanism], rivals, least, exposed, reserve)
     else:
         paid = least
     floor = outside / predicted_units  # per billable unit, as `run_tick` has it
