@@ -14,8 +14,7 @@ $(error PRESET must be paper, got '$(PRESET)')
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format figures results-paper bench clean
-.PHONY: help run test lint format figures bench docs notebook outside clean
+.PHONY: help run test lint format figures results-paper bench docs notebook outside clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
