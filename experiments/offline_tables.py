@@ -69,8 +69,9 @@ def orderings(
     for better, worse, source in PUBLISHED:
         rows += _pair(scores, better, worse, source)
     for study in (choices, no_history):
-        for better, worse, source in PUBLISHED_CHOICES if study is not None else ():
-            rows += _pair(study, better, worse, source)
+        if study is not None:
+            for better, worse, source in PUBLISHED_CHOICES:
+                rows += _pair(study, better, worse, source)
     if to_go is not None:
         rows += _pair(to_go, "score", "value", "GAVE: trained on what is counted")
         rows += _pair(to_go, "value", "score", "GAVE: trained on what is counted", "value")

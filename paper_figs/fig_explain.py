@@ -148,7 +148,7 @@ def _draw_cost(ax: Any, day: pl.DataFrame) -> None:
     bounds = np.concatenate([[low], np.exp(slot.edges), [high]])
     places = [slot.words.index(word) for word in day[column("thought", slot.name)]]
     ranges = [bounds[place : place + 2] if place < slot.ordered else (low, low) for place in places]
-    _bars(ax, day, slot, np.clip(ranges, low, high))
+    _bars(ax, day, slot, np.clip(np.asarray(ranges), low, high))
     ax.axhline(1.0, color=BLACK, linewidth=0.8)
     ax.plot(edges[1:], curve, color=BLUE)
     ax.plot(hour, held, **_HELD)

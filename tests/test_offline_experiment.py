@@ -15,6 +15,7 @@ from offline_chain import chain_data
 from adarena.agents.normalise import normalise
 from adarena.agents.offline import bc
 from adarena.agents.offline.returns import Meter
+from adarena.agents.offline.thoughts import READ, Reader
 from adarena.experiments import offline, offline_search, offline_tables, times
 from adarena.experiments.offline import PRESETS, OfflineExperiment
 from adarena.experiments.offline_learners import ALGORITHMS, SPACES, settings_of
@@ -102,7 +103,8 @@ def test_what_cannot_run_is_refused_before_anything_does(changes: dict[str, obje
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 def test_every_learner_tries_as_many_distinct_settings_its_own_first(name: str) -> None:
-    own = ALGORITHMS[name].make_config()
+    needed = {"reader": Reader(tuple(range(len(READ))), 1.0)} if name == "reasoner" else {}
+    own = ALGORITHMS[name].make_config(**needed)
     for count in (1, 8, 16):
         settings = settings_of(name, count)
         assert len({json.dumps(setting, sort_keys=True) for setting in settings}) == len(settings) == count
@@ -112,7 +114,7 @@ def test_every_learner_tries_as_many_distinct_settings_its_own_first(name: str) 
             back = json.loads(json.dumps(setting))
             assert back == setting
             meter = {"meter": Meter("entry", (0,))} if setting.get("conditioning") == "to_go" else {}
-            ALGORITHMS[name].make_config(**back, **meter)
+            ALGORITHMS[name].make_config(**back, **meter, **needed)
     assert settings_of(name, 0) == settings[:1]
 
 
