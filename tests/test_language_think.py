@@ -357,7 +357,7 @@ def test_the_same_days_are_told_alike() -> None:
     assert first == second
     assert language_prompt.question(PLACES, days[0][2:]) == first  # the last four ticks
     assert language_prompt.question(PLACES, days[0][3:]) != first
-    nearly = [obs * np.float32(1 + 1e-6) for obs in days[0]]
+    nearly = [obs * np.float32(1 + 1.2e-7) for obs in days[0]]
     assert language_prompt.question(PLACES, nearly) == first  # rounding does not matter
 
 

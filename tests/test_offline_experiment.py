@@ -140,6 +140,7 @@ class _Scripted:
 
     def __init__(self, folder: RunFolder, config: OfflineExperiment, script: dict[str, list[float]]) -> None:
         self.folder, self.config, self.script, self.env = folder, config, script, None
+        self.params = None
         self.trained: list[tuple[str, tuple[int, ...], int]] = []
 
     def fit(

@@ -430,7 +430,7 @@ def test_failed_cells_stop_nobody_and_a_killed_worker_is_replaced(
     kinds = [("raise", "failed", "cell"), ("nan", "failed", "cell"), ("nothing", "done", "")]
     assert ended == [(value, *kind) for value in (0, 1) for kind in kinds]
     started = events(ledger, "start")
-    assert len(started) == 7  # one of them twice, and every other one once
+    assert len(started) in (6, 7)  # one of them twice, unless its worker was killed before it could say so
     with pytest.raises(SystemExit) as error:
         here([*arguments, "seconds=1.0", "--folder", str(root)])
     assert error.value.code == 1
