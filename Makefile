@@ -68,7 +68,7 @@ docs: $(VENV)/.installed-docs  ## build the pages of docs/ into build/docs
 notebook: $(VENV)/.installed-dev  ## execute docs/first_day.ipynb again, in place
 	$(BIN)/python docs/run_notebook.py
 
-outside: | $(BIN)/python  ## run docs/walkthrough.md from an installed wheel in a fresh virtual environment (ten minutes)
+outside: | $(BIN)/python  ## run docs/walkthrough.md from an installed wheel in a fresh virtual environment (a few minutes)
 	$(BIN)/python examples/outside.py
 
 clean:  ## remove what this file makes; runs stay

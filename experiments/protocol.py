@@ -23,6 +23,7 @@ from adarena.experiments.statistics import (
     Interval,
     Statistic,
     headroom,
+    headroom_or_nan,
     iqm,
     paired_difference,
     stratified_bootstrap,
@@ -300,9 +301,9 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
 
     Columns: ``score`` (IQM) with ``score_low``, ``score_high``; ``difference`` to the best rule, paired, with interval;
     ``headroom`` closed, ``(policy - best rule) / (hindsight - best rule)``, with interval; ``headroom_held``, the same
-    against the bound that holds the target; then means of value, cost, cost over target, share of episodes over target,
-    budget used. Intervals: 95 %, training seeds resampled for learners, markets for rules. Hindsight: prices as the
-    best rule's run met them.
+    against the bound that holds the target (NaN where that lies below the best rule); then means of value, cost, cost over
+    target, share of episodes over target, budget used. Intervals: 95 %, training seeds resampled for learners, markets for
+    rules. Hindsight: prices as the best rule's run met them.
     """
     top = best_rule(scores)
     # One row without a seed axis: a rule has no training runs that could be resampled.
@@ -322,7 +323,8 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
         row |= named("score", stratified_bootstrap(mine, **using))
         row |= named("difference", paired_difference(mine, best, **using))
         row |= named("headroom", headroom(mine, best, hindsight, **using))
-        row |= {"headroom_held": headroom(mine, best, held, **using).estimate}
+        # Holding the target may cost so much that the bound lies below what the rule scored by overrunning it.
+        row |= {"headroom_held": headroom_or_nan(mine, best, held, **using).estimate}
         rows.append(row | _means(scores, name))
     bound = {"policy": "hindsight", "kind": "bound", "seeds": 0, "score": float(iqm(hindsight)), "headroom": 1.0}
     bound |= {"value": float(held.mean()), "headroom_held": (iqm(held) - iqm(best)) / (iqm(hindsight) - iqm(best))}
