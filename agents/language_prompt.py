@@ -119,10 +119,10 @@ def _edge(slot: Slot, edge: float) -> str:
 
 
 def _campaign(now: Mapping[str, float]) -> str:
-    budget = f"The campaign's budget for the day is {math.exp(now['log_budget']):,.2f} currency units"
+    budget = f"The campaign's budget for the day is {_money(now['log_budget'])}"
     if now["has_target"] < 0.5:
         return f"{budget}; no target cost binds."
-    return f"{budget}; its target cost is {math.exp(now['log_target']):,.2f} currency units per unit of value."
+    return f"{budget}; its target cost is {_money(now['log_target'])} per unit of value."
 
 
 def _moment(seen: Mapping[str, float]) -> str:
@@ -153,6 +153,11 @@ def _moment(seen: Mapping[str, float]) -> str:
             "whole budget buys at the target",
         ]
     )
+
+
+def _money(log_amount: float) -> str:
+    amount = math.exp(log_amount)
+    return f"{amount:,.{0 if amount >= 100.0 else 2}f} currency units"
 
 
 def _share(share: float) -> str:

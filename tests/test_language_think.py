@@ -365,7 +365,7 @@ def test_the_campaign_is_told_in_words_and_units() -> None:
     obs = seen(27, cost_over_target=math.log(1.08), spend_last=0.019, win_rate_last=0.123, price_last=math.log(0.9))
     told = language_prompt.question(PLACES, [seen(0, progress=0.0, pacing=0.0), obs])[1]["content"]
     for part in (
-        "budget for the day is 1,000.00 currency units; its target cost is 20.00 currency units per unit of value",
+        "budget for the day is 1,000 currency units; its target cost is 20.00 currency units per unit of value",
         "At 00:00",
         "nothing has been bought or measured yet",
         "At 13:30, with 43.8 % of the day to come",
