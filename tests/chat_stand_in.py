@@ -72,13 +72,13 @@ class StandIn:
     Attributes:
         script: From the requests so far, the new one last, to what is done with it.
         requests: Bodies, as parsed.
-        keys: ``Authorization`` of each.
+        headers: Headers of each, by their names in small letters.
     """
 
     def __init__(self) -> None:
         self.script: Callable[[list[Any]], Step] = lambda requests: says(GOOD)
         self.requests: list[Any] = []
-        self.keys: list[str | None] = []
+        self.headers: list[dict[str, str]] = []
         self._over = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -114,7 +114,7 @@ def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             stand_in.requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            stand_in.keys.append(self.headers["Authorization"])
+            stand_in.headers.append({name.lower(): value for name, value in self.headers.items()})
             found = self.path == "/v1/chat/completions"
             step = stand_in.script(stand_in.requests) if found else refuses(404)
             if step.body is None and not step.drips:

@@ -19,7 +19,7 @@ from adarena.agents.offline.data import Spec, make_data
 from adarena.agents.offline.episodes import Episodes
 from adarena.agents.offline.thoughts import parse, reader_of
 from adarena.agents.policy import Policy
-from adarena.agents.reasoner_policy import told
+from adarena.agents.reasoner_policy import ReasoningPolicy, told
 from adarena.envs.autobid import AutoBid
 from adarena.experiments.rollout import rollout
 
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 TICKS = 8
 ENV = AutoBid(advertisers=4, impressions=8, ticks=TICKS)
 PARAMS = ENV.default_params()
+REASON, FOLLOW = jax.jit(ReasoningPolicy.reason), jax.jit(ReasoningPolicy.follow)
 KEYS = jax.random.split(jax.random.key(3), 1)
 
 
@@ -120,11 +121,11 @@ def test_a_day_on_which_every_third_answer_is_broken(server: StandIn, bidder: An
     assert (report.questions, report.answered, report.asked_again) == (TICKS, 6, 1)
     assert report.fell_back == {"malformed answer": 1, "HTTP 503": 1}
     for thought, (before, obs, after, action) in zip(day, policy.ticks, strict=True):
-        own, _ = bidder.reason(before.thinking, jnp.asarray(obs))
+        own, chances = REASON(bidder, before.thinking, obs)
         chain = parse(GOOD) if thought.source == "language model" else np.asarray(own)
         np.testing.assert_array_equal(thought.chain, chain)
         np.testing.assert_array_equal(after.thinking.chain, chain)
-        _, expected = bidder.follow(before.thinking, jnp.asarray(obs), jnp.asarray(chain), jnp.zeros_like(_))
+        _, expected = FOLLOW(bidder, before.thinking, obs, jnp.asarray(chain), chances)
         np.testing.assert_allclose(action, expected, atol=1e-5)
     np.testing.assert_allclose(actions, [tick[3][0] for tick in policy.ticks])
     policy.think.close()
@@ -159,7 +160,7 @@ def test_between_questions_the_learned_think_serves(bidder: Any, server: StandIn
     sources = [thought.source for thought in policy.ticks[-1][2].thoughts]
     assert sources == ["language model" if tick % 3 == 0 else NOT_ASKED for tick in range(TICKS)]
     before, obs, after, _ = policy.ticks[1]
-    np.testing.assert_array_equal(after.thinking.chain, bidder.reason(before.thinking, jnp.asarray(obs))[0])
+    np.testing.assert_array_equal(after.thinking.chain, REASON(bidder, before.thinking, obs)[0])
     assert policy.think.report.questions == 3
     policy.think.close()
 

@@ -89,7 +89,9 @@ def test_a_good_answer_is_the_chain(server: StandIn) -> None:
     assert thought.chain is not None
     assert spell(thought.chain) == GOOD
     (request,) = server.requests
-    assert server.keys == [f"Bearer {KEY}"]
+    (headers,) = server.headers
+    assert headers["authorization"] == f"Bearer {KEY}"
+    assert "openai-organization" not in headers  # which is OpenAI's business alone
     assert request == {
         "model": "m",
         "messages": language_prompt.question(PLACES, [seen()]),
@@ -340,7 +342,7 @@ def test_the_key_is_nowhere(server: StandIn, tmp_path: Path, caplog: pytest.LogC
     with pytest.warns(LanguageWarning) as told:
         sources = [think.think([seen()]).source for _ in range(8)]
     assert sources[-1] == "language model"
-    assert set(server.keys) == {f"Bearer {KEY}"}  # it was used
+    assert {headers["authorization"] for headers in server.headers} == {f"Bearer {KEY}"}  # it was used
     think.report.save(tmp_path / "report.json")
     shown = [str(one.message) for one in told] + sources
     shown += [repr(think.config), repr(think), str(think.report), repr(think.report), caplog.text]
