@@ -127,11 +127,7 @@ def test_an_answer_that_is_late_is_given_up(server: StandIn, step: Step) -> None
 
 
 BROKEN = [
-    says("{"),
-    says("[1, 2]"),
-    says("[" * 100_000),
-    says(""),
-    says(None),
+    *(says(text) for text in ("{", "[1, 2]", "[" * 100_000, "", None)),
     says(json.dumps(GOOD)[:-20], finish="length"),
     says({**GOOD, "pace": ["on"]}),
     completion([]),
