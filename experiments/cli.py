@@ -216,12 +216,13 @@ def _envs(words: list[str]) -> None:
     from adarena.agents.policy import policies_of_packages
     from adarena.envs import registry
     from adarena.envs.market import auction
+    from adarena.experiments import tables
 
     if words:
         raise UsageError(f"envs takes no arguments, got {words[0]!r}")
     table = Table(title="Registered environments")
     for column in ("name", "class", "observation", "action", "steps", "package"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column == "name")
     problems = registry.problems()
     for name, env_class in envs.registered().items():
         try:
@@ -232,7 +233,7 @@ def _envs(words: list[str]) -> None:
             problems.append(f"{name} of {registry.package_of(name)} cannot be made: {type(error).__name__}: {error}")
             continue
         table.add_row(name, env_class.__name__, *facts, registry.package_of(name))
-    Console().print(table)
+    tables.console().print(table)
     for kind, (brought, unusable) in {"policy": policies_of_packages(), "auction": auction.of_packages()}.items():
         problems += unusable
         for name, package in brought.items():

@@ -92,7 +92,7 @@ def test_run_folder_holds_every_table(run: Path) -> None:
     scores = folder.read_table("scores")
     assert set(scores["policy"]) == {*TINY.rules, "ppo", "oracle"}
     assert scores.height == TINY.lives * (2 + 2 + 1)  # two rules, two training seeds, the oracle
-    assert sorted(p.name for p in (run / "figures").iterdir()) == ["lifecycle.pdf", "lifecycle.png"]
+    assert sorted(p.name for p in (run / "figures").iterdir()) == ["lifecycle.json", "lifecycle.pdf", "lifecycle.png"]
 
 
 def test_all_meet_the_same_lives(run: Path) -> None:
