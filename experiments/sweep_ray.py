@@ -6,6 +6,7 @@ All machines must see the sweep's folder (and a sweep file) under the same path,
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import time
 from typing import Any
@@ -40,7 +41,7 @@ class RayEngine:
         self._ray = ray
         ray.init(address=address or None, log_to_driver=False, logging_level=logging.WARNING)
         remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=False)
-        self._remote = remote(run_cell)
+        self._remote = remote(_run)
         self._pending: dict[Any, Task] = {}
 
     def submit(self, task: Task) -> None:
@@ -71,6 +72,16 @@ class RayEngine:
         except self._ray.exceptions.RayError as error:
             text = " ".join(str(error).split())
             return Outcome("failed", "machine", f"{type(error).__name__}: {text}", ran=True)
+
+
+def _run(task: Task) -> Outcome:
+    """A cell in a process of Ray's.
+
+    Ray ends such processes by SIGTERM, of which it makes a SystemExit in the midst of the cell: that would be taken for the
+    cell's own failure. So the signal ends the process at once, and the cell is begun again.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return run_cell(task)
 
 
 def _check(address: str) -> None:
