@@ -41,6 +41,10 @@ RUNNERS = {
     "calibrate": ("calibrate", "run_calibrate"),
     "verify": ("verify", "run_verify"),
     "bench": ("bench", "run_bench"),
+    "sweep": ("sweep", "run_sweep"),
+    "report": ("report.page", "run"),
+    "export": ("report.export", "run"),
+    "explain": ("explain", "run"),
 }
 """Command to module of `adarena.experiments` and the function that does the work."""
 
