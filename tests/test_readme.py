@@ -89,7 +89,7 @@ def test_the_environment_of_the_readme_keeps_to_the_contract(tmp_path: Path) -> 
     check = """
 from adarena.envs.testing import check_env
 
-check_env(Keyword(), env_id="mine/Keyword-v0")
+check_env(Keyword(), env_id="mine/Rounds-v0")
 print(batch.reset(seed=0)[0].shape)
 """
     (tmp_path / "script.py").write_text(text + check)
