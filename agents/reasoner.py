@@ -11,10 +11,9 @@ in `adarena.agents.offline.thoughts`. Training has two phases in one loop:
    and ``truth_weight`` times its `closeness` to what was true and what came true. The best chain is learnt if its advantage is
    above zero; what the log would have thought goes on being learnt with weight ``anchor``, which keeps the words' meaning.
 
-Departures from LBM: truth is part of the grade. Critics are fitted to whole returns, without bootstrapping: over 48
-undiscounted ticks what had not travelled back yet made them prefer whatever pays at once. They judge the action that comes of
-a chain and not its plan, since a plan found in hindsight knows what came after it. Act is trained on the log throughout, so
-that chains must improve, not it.
+Departures from LBM: truth is part of the grade. Critics are fitted to whole returns, without bootstrapping, so that nothing has
+to travel back over 48 undiscounted ticks. They judge the action that comes of a chain and not its plan, which is found in
+hindsight and may know what came after it. Act is trained on the log throughout, so that chains must improve, not it.
 """
 
 from __future__ import annotations

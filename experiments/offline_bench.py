@@ -15,12 +15,12 @@ from rich.console import Console
 from adarena.agents import ppo
 from adarena.agents.offline.data import Data, make_data, spec_of
 from adarena.agents.offline.loop import train
-from adarena.envs.core import Env
 from adarena.envs.price_taking import price_taking
 from adarena.experiments import autobid, offline_search, offline_studies, offline_tables, protocol, times
 from adarena.experiments.offline_learners import ALGORITHMS, GENERATIVE, configured
 from adarena.experiments.rollout import rollout_seeds
 from adarena.experiments.store import RunFolder
+from adarena.experiments.work import Work
 
 if TYPE_CHECKING:
     from adarena.experiments.offline import OfflineExperiment
@@ -29,25 +29,14 @@ _ASKED = 0xA5C  # a stream of tuning markets beside those on which rules are tun
 
 
 @dataclasses.dataclass
-class Bench:
-    """What one run works with.
+class Bench(Work):
+    """What one run works with. Parameters are those that learners who play meet: budgets between the smallest and largest.
 
     Attributes:
-        config: The configuration.
-        folder: Where results go.
-        console: Where to say what happens.
-        resume: Whether to go on from checkpoints.
-        env: The market.
-        params: Its parameters as learners who play meet them: budgets between the smallest and largest.
         cases: Evaluation cases.
     """
 
     config: OfflineExperiment
-    folder: RunFolder
-    console: Console
-    resume: bool
-    env: Env
-    params: Any
     cases: protocol.Cases
 
     @classmethod

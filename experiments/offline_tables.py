@@ -135,15 +135,25 @@ def disagreement(scores: pl.DataFrame, replayed: pl.DataFrame) -> pl.DataFrame:
 
 
 def shown(folder: RunFolder, config: OfflineExperiment) -> list[Table]:
-    """Tables for people; those of the search, of GAVE's drift and of training times where the run has them."""
+    """Tables for people; those of controls, search, GAVE's drift and training times where the run has them."""
     comparison = tables.comparison(folder.read_table("summary"), config.mechanism, config.online())
     found = [
         comparison,
         _orderings_table(folder.read_table("orderings")),
         _disagreement_table(folder.read_table("disagreement")),
     ]
-    more = (("search", _search_table), ("drift", _drift_table), ("times", _times_table))
+    more = (("controls", _controls_table), ("search", _search_table), ("drift", _drift_table), ("times", _times_table))
     return found + [make(folder.read_table(name)) for name, make in more if name in folder.tables]
+
+
+def _controls_table(frame: pl.DataFrame) -> Table:
+    table = Table(title="The reasoning bidder and its controls (IQM, 95 % interval over training seeds)")
+    for name in ("told", "score", "less own thoughts'"):
+        table.add_column(name, justify="left" if name == "told" else "right")
+    for row in frame.iter_rows(named=True):
+        gap = tables.with_interval(row, "difference", sign=True)
+        table.add_row(row["control"], tables.with_interval(row, "score"), gap)
+    return table
 
 
 def _search_table(frame: pl.DataFrame) -> Table:

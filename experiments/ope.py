@@ -31,10 +31,10 @@ from adarena.agents.offline import fitted_q, ope
 from adarena.agents.offline.data import make_data, spec_of
 from adarena.agents.offline.episodes import Episodes
 from adarena.agents.offline.loop import train
-from adarena.envs.core import Env
 from adarena.experiments import behaviours, collect, logged, ope_tables, tables
 from adarena.experiments.ope_targets import OWN, Target, along
 from adarena.experiments.store import RunFolder, RunFolderError
+from adarena.experiments.work import Work
 
 SEED_LAYOUT = behaviours.SEED_LAYOUT | {
     "markets of the truth": "logged markets of the seed 2^31 - 1 - log_seed",
@@ -203,26 +203,15 @@ def run(config: OpeExperiment, *, resume: bool = False) -> Path:
 
 
 @dataclasses.dataclass
-class Bench:
+class Bench(Work):
     """What one run works with.
 
     Attributes:
-        config: The configuration.
-        folder: Where results go.
-        console: Where to say what happens.
-        resume: Whether to go on from checkpoints.
-        env: The market.
-        params: Its parameters.
         members: Behaviour policies by name, in the order of their numbers.
         episodes: All logged episodes.
     """
 
     config: OpeExperiment
-    folder: RunFolder
-    console: Console
-    resume: bool
-    env: Env
-    params: Any
     members: dict[str, Behaviour]
     episodes: Episodes
 

@@ -1,9 +1,11 @@
-"""Packages as an installer leaves them: modules, and metadata that names their entry points."""
+"""Packages as an installer leaves them: modules, and metadata that names their entry points; and scripts as modules."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def install(
@@ -25,3 +27,13 @@ def install(
     (info / "entry_points.txt").write_text("\n\n".join(groups) + "\n")
     for module, source in (modules or {}).items():
         (site / f"{module}.py").write_text(source)
+
+
+def script(path: Path) -> Any:
+    """A script that belongs to no package, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

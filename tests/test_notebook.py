@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("nbclient")
+from packages import script
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,12 +23,7 @@ SMALLER = {
 
 def runner() -> Any:
     """`docs/run_notebook.py`."""
-    spec = importlib.util.spec_from_file_location("run_notebook", ROOT / "docs" / "run_notebook.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(ROOT / "docs" / "run_notebook.py")
 
 
 def kinds(notebook: Any) -> list[list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from packages import install
+from packages import install, script
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "examples" / "keyword_auction"
@@ -30,12 +29,7 @@ SMALLER = {
 
 def outside() -> Any:
     """`examples/outside.py`, which reads the page."""
-    spec = importlib.util.spec_from_file_location("outside", ROOT / "examples" / "outside.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(ROOT / "examples" / "outside.py")
 
 
 PAGE = (ROOT / "docs" / "walkthrough.md").read_text()

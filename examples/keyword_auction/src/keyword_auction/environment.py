@@ -14,6 +14,8 @@ from adarena.envs.core import box_of
 
 @pytree.dataclass
 class Params:
+    """Numbers of the market."""
+
     cap: float = 40.0  # currency units a day
     competition: float = 0.4  # median over days of the rivals' typical highest bid, currency units
     swing: float = 0.5  # how much that differs from day to day, standard deviation of its log
@@ -21,6 +23,8 @@ class Params:
 
 @pytree.dataclass
 class State:
+    """A day so far."""
+
     hour: jax.Array  # [] int32, hours played
     left: jax.Array  # [] float32, what is left of the cap, currency units
     level: jax.Array  # [] float32, the rivals' typical highest bid today, currency units; nobody sees it

@@ -11,6 +11,8 @@ from adarena.envs import Env
 
 @struct.dataclass
 class Config:
+    """Hyper-parameters."""
+
     days: int = struct.field(pytree_node=False, default=16)  # played for each of the two signs, an update
     spread: float = 0.3  # standard deviation of what is tried
     rate: float = 0.3  # step size
@@ -18,12 +20,16 @@ class Config:
 
 @struct.dataclass
 class State:
+    """What training carries from update to update."""
+
     weights: jax.Array  # [entries + 1] float32
     key: jax.Array
 
 
 @struct.dataclass
 class Metrics:
+    """What an update reports."""
+
     episode_return: jax.Array  # mean over the days of an update
 
 
