@@ -7,22 +7,26 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import polars as pl
 import tyro
 from rich.text import Text
 
+from adarena.agents import language_config
+from adarena.agents.language_policy import LanguagePolicy
+from adarena.agents.language_think import LanguageThink, Report
 from adarena.agents.offline.thoughts import SLOTS, reader_of
 from adarena.envs.autobid import AutoBid
-from adarena.experiments import tables
-from adarena.experiments.explain_table import FORECASTS, clock, column, table_of, units, value_unit
-from adarena.experiments.reasoner_run import POLICY, case_of, restore
+from adarena.experiments import language_day, tables
+from adarena.experiments.explain_table import FORECASTS, LEARNED, clock, column, table_of, units, value_unit
+from adarena.experiments.reasoner_run import POLICY, Restored, case_of, restore
 from adarena.experiments.reasoning import played
 from adarena.experiments.store import RunFolder
 from adarena.experiments.tables import number
 
-TICKS, LOG, ABOUT = "ticks", "log.txt", "about.json"
-"""Table, readable log, and what the table's columns mean, in the folder of an explanation."""
+TICKS, LOG, ABOUT, LANGUAGE = "ticks", "log.txt", "about.json", "language.json"
+"""Table, readable log, what the table's columns mean, and what a language model was asked, in the folder of an explanation."""
 
 _FROM = (0.25, 0.5, 0.75)  # of the day: from where on the summary says what a held multiplier would have brought
 
@@ -35,39 +39,52 @@ class ExplainConfig:
         run: Folder of a run of ``adarena run offline`` whose learners include the reasoning bidder.
         episode: Number of the evaluation case.
         seed: Training seed of the bidder; the run's first if not given.
-        out: Folder for log, table and figure; in the run's, ``explain/episode-k``, if empty.
+        out: Folder for log, table and figure; in the run's, ``explain/episode-k``, if empty, with ``-language`` behind it where
+            a language model is asked.
+        language: The language model that thinks in place of the learned Think, if its ``model`` is named; needs the ``llm``
+            extra and a key in the environment.
     """
 
     run: tyro.conf.Positional[str]
     episode: int = 0
     seed: int | None = None
     out: str = ""
+    language: language_config.Config = dataclasses.field(default_factory=language_config.Config)
 
 
 def run(config: ExplainConfig) -> Path:
     """Plays the day, prints the log and writes log, table and figure.
 
     Returns:
-        The folder: ``log.txt``, ``ticks.parquet``, ``about.json``, ``explain.pdf`` and ``explain.png``.
+        The folder: ``log.txt``, ``ticks.parquet``, ``about.json``, ``explain.pdf`` and ``explain.png``, and
+        ``language.json`` (what became of the questions) where a language model was asked.
 
     Raises:
-        ValueError: No such evaluation case or training seed.
+        ValueError: No such evaluation case or training seed, or a setting of the language model is not allowed.
         adarena.experiments.store.RunFolderError: No such run, or it has no reasoning bidder.
     """
     from adarena.paper_figs import fig_explain, style
 
     console = tables.console()
+    asks = config.language != language_config.Config()
+    if asks:
+        config.language.validate()
     run_folder = RunFolder.open(Path(config.run))
     restored = restore(run_folder, config.seed)
     key, params = case_of(restored, config.episode)
-    out = Path(config.out) if config.out else run_folder.path / "explain" / f"episode-{config.episode}"
+    name = f"episode-{config.episode}" + "-language" * asks
+    out = Path(config.out) if config.out else run_folder.path / "explain" / name
     case = restored.cases.table.row(config.episode, named=True)
     what = (
         f"{run_folder.path.name}, episode {config.episode} ({_case(case)}), {POLICY} of training seed {restored.seed}"
+        + f", {config.language.model} as Think" * asks
     )
     console.print(f"Explaining {what}; results go to {out}")
-    reader = reader_of(restored.env, params)
-    ticks = table_of(restored.env, *played(restored.env, params, restored.policy, reader, key))
+    if asks:
+        ticks, report = _asked(config.language, restored, key, params)
+    else:
+        reader = reader_of(restored.env, params)
+        ticks, report = table_of(restored.env, *played(restored.env, params, restored.policy, reader, key)), None
     lines = [Text(what, "bold"), *log_of(restored.env, ticks)]
     for line in lines:
         console.print(line, soft_wrap=True)
@@ -80,9 +97,24 @@ def run(config: ExplainConfig) -> Path:
         content = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
         folder.write_file(ABOUT, lambda path: path.write_text(content, encoding="utf-8"))
         folder.write_table(TICKS, ticks)
+        if report is not None:
+            folder.write_file(LANGUAGE, report.save)
+            console.print(str(report), soft_wrap=True, highlight=False)
         style.save(fig_explain.draw(folder.path), folder.path, fig_explain.NAME)
     console.print(f"Log, table and figure are in {out}")
     return folder.path
+
+
+def _asked(
+    config: language_config.Config, restored: Restored, key: jax.Array, params: Any
+) -> tuple[pl.DataFrame, Report]:
+    """The day with a language model as Think, and what became of the questions."""
+    think = LanguageThink(config, restored.env.OBSERVATION)
+    try:
+        policy, reader = LanguagePolicy(restored.policy, think), reader_of(restored.env, params)
+        return table_of(restored.env, *language_day.played(restored.env, params, policy, reader, key)), think.report
+    finally:
+        think.close()
 
 
 def _case(case: dict[str, Any]) -> str:
@@ -132,7 +164,7 @@ def _tick(row: dict[str, Any], before: float, end: End, unit: str) -> list[Text]
     held = f", multiplier {number(row['held_multiplier'])} to the end of the day"
     return [
         _line(row["time"], "saw", Text(_seen(row))),
-        _line("", "thought", _words(row, "diagnosis")),
+        _line("", "thought", _words(row, "diagnosis").append(_who(row["source"]))),
         _line("", "forecast", _words(row, "forecast")),
         _line("", "happened", Text(_ended(row, "true", end))),
         _line("", "if held", Text(_ended(row, "held", _held_end(row)) + held)),
@@ -175,10 +207,15 @@ def _words(row: dict[str, Any], kind: str) -> Text:
     return Text("; ").join(parts)
 
 
+def _who(source: str) -> str:
+    """Who thought, where it was not simply the learned Think."""
+    return "" if source == LEARNED else f" ({source})"
+
+
 def _word(row: dict[str, Any], slot: str) -> Text:
-    """A word, its chance, and what was true where it was not."""
-    said, true = row[column("thought", slot)], row[column("true", slot)]
-    text = Text(f"{said} ({_percent(row[column('chance', slot)], 0)})")
+    """A word, its chance where there is one, and what was true where it was not."""
+    said, true, chance = (row[column(kind, slot)] for kind in ("thought", "true", "chance"))
+    text = Text(said if chance is None else f"{said} ({_percent(chance, 0)})")
     return text if said == true else text.append(f" [it was: {true}]", "red")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from adarena.experiments.reasoning import Day, Held, end_hour
 
 FORECASTS = tuple(slot for slot in SLOTS if slot.kind == "forecast")
 """The slots of forecast, in the order of `adarena.agents.offline.thoughts.outcome`."""
+
+LEARNED = "learned"
+"""How sources begin where the learned Think thought."""
 
 
 def column(kind: str, slot: str) -> str:
@@ -27,12 +31,15 @@ def units(env: AutoBid) -> dict[str, str]:
     slots: dict[str, str] = {}
     for slot in SLOTS:
         slots[column("thought", slot.name)] = f"word: {slot.kind}, {slot.meaning}"
-        slots[column("chance", slot.name)] = "probability of that word when it was thought, given the words before it"
+        slots[column("chance", slot.name)] = (
+            "probability of that word when it was thought, given the words before it; null where a language model thought"
+        )
         slots[column("true", slot.name)] = "word that was true, or came true"
     for slot in FORECASTS:
         slots[column("held", slot.name)] = "word that would have come true, had the last multiplier been held"
     return {
         **{"tick": "1", "hour": "hour of the day at which the tick begins", "time": "HH:MM"},
+        "source": "who thought: learned (and why, where a language model was to), language model, or its cache",
         **seen,
         **slots,
         **{"action": "1, in [-1, 1]", "multiplier": "1", "spend": "currency units", "value": value},
@@ -58,20 +65,27 @@ def value_unit(env: AutoBid) -> str:
     return "currency units of revenue" if env.objective == "roas" else "conversions"
 
 
-def table_of(env: AutoBid, day: Day, held: Held) -> pl.DataFrame:
+def table_of(env: AutoBid, day: Day, held: Held, sources: Sequence[str] | None = None) -> pl.DataFrame:
     """One row a tick; columns and their units as in `units`.
 
     Args:
         env: The market.
         day: One day, as `adarena.experiments.reasoning.played` gives it.
         held: Its held branches.
+        sources: Who thought at each tick, as `adarena.experiments.language_day.played` says; the learned Think if not given.
     """
     ticks = env.ticks
+    sources = [LEARNED] * ticks if sources is None else list(sources)
     hour = np.arange(ticks) * 24.0 / ticks
     obs = np.asarray(day.obs[:-1])
     data: dict[str, Any] = {"tick": np.arange(ticks), "hour": hour, "time": [clock(x) for x in hour]}
+    data["source"] = sources
     data |= {f"seen_{entry.name}": obs[:, place] for place, entry in enumerate(env.OBSERVATION)}
-    data |= _thoughts(day, held) | _account(day) | _branches(held, bool(np.isfinite(day.metrics["target"])))
+    data |= (
+        _thoughts(day, held, [source.startswith(LEARNED) for source in sources])
+        | _account(day)
+        | _branches(held, bool(np.isfinite(day.metrics["target"])))
+    )
     data["gone_hour"] = np.full(ticks, end_hour(1.0 - np.append(0.0, data["spend_so_far"]) / data["budget"][0]))
     return pl.DataFrame(data).select(*units(env)).fill_nan(None)
 
@@ -82,10 +96,11 @@ def clock(hour: float) -> str:
     return f"{whole:02d}:{minute:02d}"
 
 
-def _thoughts(day: Day, held: Held) -> dict[str, Any]:
+def _thoughts(day: Day, held: Held, learned: Sequence[bool]) -> dict[str, Any]:
     said, true, might = (np.asarray(x) for x in (day.done.chain, day.truth, held.outcome))
     starts = np.concatenate([[0], np.cumsum(SIZES)])[:LENGTH]
     chances = np.take_along_axis(np.asarray(day.done.chances), said + starts, -1)
+    chances = np.where(np.asarray(learned)[:, None], chances, np.nan)  # a language model gives none
     data: dict[str, Any] = {}
     for place, slot in enumerate(SLOTS):
         data[column("thought", slot.name)] = [slot.words[word] for word in said[:, place]]

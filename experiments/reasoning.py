@@ -17,7 +17,7 @@ import numpy as np
 
 from adarena.agents.normalise import init_moments
 from adarena.agents.offline.thoughts import EMPTY, Reader, outcome, truth
-from adarena.agents.reasoner_policy import ReasoningPolicy
+from adarena.agents.reasoner_policy import ReasoningPolicy, Thinking
 from adarena.envs.autobid import AutoBid
 from adarena.envs.core import episode_keys
 
@@ -74,24 +74,31 @@ def play(env: AutoBid, params: Any, policy: ReasoningPolicy, reader: Reader, key
         obs, state, memory = carry
         memory, action = policy.act(keys[1], memory, obs)
         after = env.step(keys[0], state, action, params)
-        spend, value, exposure = (after.info[name][seat] for name in ("spend", "value", "exposure"))
-        done = Done(
-            memory.chain,
-            memory.chances,
-            action[0],
-            after.info["multiplier"],
-            spend,
-            value,
-            exposure,
-            after.info["score"],
-        )
-        return (after.obs, after.state, memory), (obs, state, done)
+        return (after.obs, after.state, memory), (obs, state, done_of(after, memory, action, seat))
 
     start = (*env.reset(key, params), policy.init(params))
     (last, state, _), (obs, states, done) = jax.lax.scan(tick, start, episode_keys(key, env.ticks))
-    seen = jnp.concatenate([obs, last[None]])
-    judged = truth(read(reader, seen), done.action * reader.log_range, jnp.arange(env.ticks))
-    return Day(seen, done, judged, env.metrics(state, params)), states
+    return day_of(env, params, reader, jnp.concatenate([obs, last[None]]), done, state), states
+
+
+def done_of(after: Any, thinking: Thinking, action: jax.Array, seat: jax.Array) -> Done:
+    """What a tick came to.
+
+    Args:
+        after: As ``env.step`` gives it.
+        thinking: What the bidder carries after it acted.
+        action: ``[1]``, its action.
+        seat: Its index.
+    """
+    spend, value, exposure = (after.info[name][seat] for name in ("spend", "value", "exposure"))
+    multiplier, score = after.info["multiplier"], after.info["score"]
+    return Done(thinking.chain, thinking.chances, action[0], multiplier, spend, value, exposure, score)
+
+
+def day_of(env: AutoBid, params: Any, reader: Reader, obs: jax.Array, done: Done, state: Any) -> Day:
+    """A day that was played: what was seen ``[T + 1, O]``, what was done, and the state at its end."""
+    judged = truth(read(reader, obs), done.action * reader.log_range, jnp.arange(env.ticks))
+    return Day(obs, done, judged, env.metrics(state, params))
 
 
 def read(reader: Reader, obs: jax.Array) -> dict[str, jax.Array]:

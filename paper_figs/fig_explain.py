@@ -1,9 +1,10 @@
 """Figure: a day of a reasoning bidder with its thoughts: spend, forecast of the budget's end, CPA, multiplier, and words.
 
 Read from ``ticks.parquet`` of ``adarena explain``. Bars show the range that a forecast's word stands for, darker where it
-was surer; lines show what happened; dots show what would have happened had the last multiplier been held from that tick on.
-In the strips below a word stands where it begins, if it fits; its shade is its place in the slot's order, and a dot marks a
-word that was not true, or did not come true. Of plans, signs count the steps by which the multiplier is to change (= holds).
+was surer (all alike where a language model thought, which gives no chances); lines show what happened; dots show what would
+have happened had the last multiplier been held from that tick on. In the strips below a word stands where it begins, if it
+fits; its shade is its place in the slot's order, and a dot marks a word that was not true, or did not come true. Of plans,
+signs count the steps by which the multiplier is to change (= holds).
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def _draw_cost(ax: Any, day: pl.DataFrame) -> None:
 def _bars(ax: Any, day: pl.DataFrame, slot: Slot, ranges: np.ndarray) -> None:
     """The ranges ``[T, 2]`` of a forecast's words, the surer the darker."""
     low, high = ranges.T
-    chance = day[column("chance", slot.name)].to_numpy()
+    chance = day[column("chance", slot.name)].fill_null(0.5).to_numpy()
     colours = [to_rgba(SKY, 0.15 + 0.7 * float(x)) for x in chance]
     ax.bar(day["hour"], high - low, np.diff(_edges(day)), low, align="edge", color=colours, linewidth=0)
 

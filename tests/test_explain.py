@@ -12,10 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
+from chat_stand_in import GOOD, StandIn, refuses, says
 
 import adarena.envs
 from adarena.agents import reasoner
 from adarena.agents.checkpoint import CheckpointError
+from adarena.agents.language_config import Config, make_config
+from adarena.agents.language_think import LanguageWarning
 from adarena.agents.offline import loop, thoughts
 from adarena.agents.offline.data import Spec, make_data, spec_of
 from adarena.agents.offline.episodes import Episodes
@@ -302,6 +305,58 @@ def test_a_run_is_explained(finished: Path, capsys: pytest.CaptureFixture[str]) 
     known = rollout(restored.env, params, restored.policy, key[None], bound=False)
     assert ticks["spend"].sum() == pytest.approx(float(known.metrics["cost"][0]), rel=1e-4)
     assert set(json.loads((out / "about.json").read_text())["columns"]) == set(ticks.columns)
+
+
+def test_a_day_that_a_language_model_thinks(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+
+    def script(requests: list[Any]) -> Any:
+        return refuses(503) if len(requests) % 4 == 0 else says(GOOD)
+
+    out = finished / "explain" / "episode-3-language"
+    with StandIn() as server:
+        server.script = script
+        words = ["explain", str(finished), "--episode", "3", "--seed", "7", "--language.model", "m"]
+        words += ["--language.base-url", server.url, "--language.retries", "0", "--language.every", "2"]
+        with pytest.warns(LanguageWarning, match="HTTP 503"):
+            cli.main(words)
+    ticks = pl.read_parquet(out / "ticks.parquet")
+    expected = ["language model", "learned: not asked"] * 3 + ["learned: HTTP 503", "learned: not asked"]
+    assert ticks["source"].to_list() == expected * 6
+    told = ticks.filter(pl.col("source") == "language model")
+    for slot in thoughts.SLOTS:
+        assert set(told[explain_table.column("thought", slot.name)]) == {GOOD[slot.name]}
+        assert told[explain_table.column("chance", slot.name)].is_null().all()
+    learned = ticks.filter(pl.col("source") != "language model")
+    assert learned[explain_table.column("chance", "pace")].is_between(0.0, 1.0).all()
+    report = json.loads((out / "language.json").read_text())
+    assert (report["questions"], report["answered"], report["fell_back"]) == (24, 18, {"HTTP 503": 6})
+    text = (out / "log.txt").read_text()
+    assert text.count("(language model)") == 18
+    assert "reasoner of training seed 7, m as Think" in text
+    assert (
+        "24 questions, 18 answered, 0 from the cache, 6 left to the learned Think (HTTP 503 6)"
+        in capsys.readouterr().out
+    )
+    assert (out / "explain.pdf").is_file()
+
+
+def test_without_a_key_the_day_is_the_learned_one(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    asked = explain.ExplainConfig(str(finished), 3, 7, language=make_config(model="m"))
+    with pytest.warns(LanguageWarning, match="no key"):
+        ticks = pl.read_parquet(
+            explain.run(dataclasses.replace(asked, out=str(finished / "keyless"))) / "ticks.parquet"
+        )
+    plain = pl.read_parquet(explain.run(explain.ExplainConfig(str(finished), 3, 7)) / "ticks.parquet")
+    assert set(ticks["source"]) == {"learned: no key"}
+    np.testing.assert_allclose(ticks["spend"], plain["spend"], rtol=1e-3, atol=1e-4)
+    assert ticks["thought_change"].equals(plain["thought_change"])
+    with pytest.raises(ValueError, match="model must be the name of a model"):
+        explain.run(explain.ExplainConfig(str(finished), language=Config(every=2)))
 
 
 @pytest.mark.parametrize(
