@@ -25,15 +25,26 @@ from adarena.experiments import bench_tables as shown
 from adarena.experiments.bench_auctionnet import auctionnet_tables, measure_auctionnet
 from adarena.experiments.bench_growth import growth_tables, measure_throughput
 from adarena.experiments.bench_market import measure_environment
+from adarena.experiments.bench_offline import measure_offline, offline_tables
 from adarena.experiments.bench_roofline import measure_roofline, roofline_tables
 from adarena.experiments.bench_startup import measure_startup, startup_tables
 from adarena.experiments.bench_sweep import measure_sweep, sweep_tables
 from adarena.experiments.bench_training import measure_training
+from adarena.experiments.offline_learners import ALGORITHMS
 from adarena.experiments.store import portable
 from adarena.experiments.tables import console as console_of_width
 
-Part = Literal["training", "auctionnet", "environment", "throughput", "roofline", "startup", "sweep"]
-PARTS: tuple[Part, ...] = ("training", "auctionnet", "environment", "throughput", "roofline", "startup", "sweep")
+Part = Literal["training", "offline", "auctionnet", "environment", "throughput", "roofline", "startup", "sweep"]
+PARTS: tuple[Part, ...] = (
+    "training",
+    "offline",
+    "auctionnet",
+    "environment",
+    "throughput",
+    "roofline",
+    "startup",
+    "sweep",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +52,12 @@ class BenchConfig:
     """What to measure, and for how long.
 
     Attributes:
-        parts: ``"training"``: PPO in JAX against Stable-Baselines3, end to end; ``"auctionnet"``: whole days
-            of that simulator's market against a yardstick; ``"environment"``: random actions; ``"throughput"``: growth of
-            time and memory with advertisers, impressions, environments and slots; ``"roofline"``: this machine's rates, and
-            the share of a day of the ``"auctionnet"`` part that they explain; ``"startup"``: import and first step in fresh
-            processes; ``"sweep"``: what ``adarena sweep`` adds to its cells, and 10,000 cells that are finished.
+        parts: ``"training"``: PPO in JAX against Stable-Baselines3, end to end; ``"offline"``: gradient steps of the learners
+            from logs; ``"auctionnet"``: whole days of that simulator's market against a yardstick; ``"environment"``: random
+            actions; ``"throughput"``: growth of time and memory with advertisers, impressions, environments and slots;
+            ``"roofline"``: this machine's rates, and the share of a day of the ``"auctionnet"`` part that they explain;
+            ``"startup"``: import and first step in fresh processes; ``"sweep"``: what ``adarena sweep`` adds to its cells, and
+            10,000 cells that are finished.
         seconds: Seconds of one measurement, warm-up apart.
         repeats: Measurements of each contender.
         out: Folder of the result tables (parquet) and of ``bench.json`` (configuration and versions).
@@ -63,6 +75,7 @@ class BenchConfig:
         slots: Slots of an impression among 48 advertisers
         crowded_slots: and among 8, so that some of them stay empty.
         blocks: Blocks of the bank of impressions of ``"environment"`` and ``"throughput"``; the others have their market's.
+        learners: Learners of ``"offline"``.
         yardstick: Whether ``"environment"`` also measures NumPy on one tick of AuctionNet's size.
         quick: Whether to shrink everything, so that compiling is all that takes time; such numbers mean nothing.
     """
@@ -84,6 +97,7 @@ class BenchConfig:
     slots: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     crowded_slots: tuple[int, ...] = (1, 2, 4, 8, 16)
     blocks: int = 16
+    learners: tuple[str, ...] = tuple(ALGORITHMS)
     yardstick: bool = True
     quick: bool = False
 
@@ -100,6 +114,8 @@ class BenchConfig:
                 raise ValueError(f"{name} must hold at least one size, got ()")
             for size in getattr(self, name):
                 _check_count(name, size)
+        if not self.learners or any(name not in ALGORITHMS for name in self.learners):
+            raise ValueError(f"learners must name at least one of {', '.join(ALGORITHMS)}, got {self.learners!r}")
         if self.batch % self.minibatch:
             raise ValueError(f"minibatch must divide batch ({self.batch}), got {self.minibatch}")
         for name, count in (
@@ -136,6 +152,7 @@ _QUICK: dict[str, Any] = {
     "slots": (2,),
     "crowded_slots": (2,),
     "blocks": 2,
+    "learners": ("bc",),
 }
 
 
@@ -146,7 +163,7 @@ def run_bench(config: BenchConfig) -> dict[str, pl.DataFrame]:
         The measurements of each part, one row a contender (or size) and repeat. All have ``repeat``, ``steps``
         (environment steps; one steps one market by one tick; of a kernel of ``"roofline"`` its passes), ``wall_seconds``,
         ``cpu_seconds``, ``steps_per_second`` and ``warmup_seconds`` (building and compiling, not in the others);
-        ``"startup"`` makes one step and counts none, ``"sweep"`` counts cells.
+        ``"startup"`` makes one step and counts none, ``"sweep"`` counts cells, ``"offline"`` gradient steps.
 
     Raises:
         ImportError: The training part is asked for and Stable-Baselines3 is not installed.
@@ -168,6 +185,7 @@ def run_bench(config: BenchConfig) -> dict[str, pl.DataFrame]:
     )
     parts: dict[str, tuple[Callable[..., pl.DataFrame], Callable[..., list[Table]]]] = {
         "training": (measure_training, _training_tables),
+        "offline": (measure_offline, offline_tables),
         "environment": (measure_environment, _environment_tables),
         "throughput": (measure_throughput, growth_tables),
         "roofline": (measure_roofline, roofline_tables),
@@ -199,9 +217,29 @@ def _about(config: BenchConfig) -> dict[str, Any]:
         "versions": versions,
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "processor": _processor(),
+        "memory_gib": _memory(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "device": str(jax.devices()[0].device_kind),
     }
+
+
+def _processor() -> str:
+    """Its name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "not told"
+
+
+def _memory() -> float | None:
+    """Memory of the machine in GiB, to a tenth; None where the system does not tell it."""
+    names = getattr(os, "sysconf_names", {})
+    if not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(names):
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
 
 
 def _training_tables(frame: pl.DataFrame, config: BenchConfig) -> list[Table]:

@@ -35,6 +35,7 @@ _USAGE = """adarena: a research gym for ad auctions
   adarena export RUN ... --out DIR                           every table as CSV and LaTeX
   adarena verify [options]                                   compare the market with auction theory
   adarena bench [options]                                    measure speed
+  adarena bench --compare OLD NEW                            two results of it side by side
 
 Each takes --help."""
 
@@ -170,6 +171,11 @@ def _verify(words: list[str]) -> None:
 
 
 def _bench(words: list[str]) -> None:
+    if "--compare" in words:
+        from adarena.experiments import bench_compare
+
+        bench_compare.run_compare(tyro.cli(bench_compare.CompareConfig, args=words, prog="adarena bench"))
+        return
     from adarena.experiments import bench
 
     bench.run_bench(tyro.cli(bench.BenchConfig, args=words, prog="adarena bench"))

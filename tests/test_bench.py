@@ -54,6 +54,9 @@ def test_every_part_is_written_as_it_is_returned(quick: tuple[dict[str, pl.DataF
     assert about["config"]["quick"] is True
     assert about["versions"]["jax"].count(".") == 2
     assert about["cores"] >= 1
+    assert about["processor"]
+    assert about["memory_gib"] is None or about["memory_gib"] > 0.1
+    assert results["offline"]["contender"].to_list() == ["bc", "bc"]
 
 
 def test_training_alternates_and_refers_to_sb3_of_the_same_repeat(
