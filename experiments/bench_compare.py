@@ -84,12 +84,14 @@ class _Result:
             raise FileNotFoundError(f"compare must name folders that adarena bench wrote, got {folder} without {ABOUT}")
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{folder / ABOUT} is damaged: {error}") from None
+            parts = about["config"]["parts"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder / ABOUT} is damaged: {error!r}") from None
         tables = {}
         for part in KEYS:
             path = folder / f"{part}.parquet"
-            if path.is_file():
+            # What an earlier run left beside it was measured with something else.
+            if part in parts and path.is_file():
                 try:
                     tables[part] = pl.read_parquet(path)
                 except pl.exceptions.PolarsError as error:

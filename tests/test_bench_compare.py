@@ -35,14 +35,20 @@ def sweep(seconds: float) -> pl.DataFrame:
 def folders(tmp_path: Path) -> list[Path]:
     """Two results; the newer is of other versions and has a part more."""
     paths = []
+    parts = {"old": ["training"], "new": ["training", "sweep"]}
     for name, jax in (("old", "0.10.1"), ("new", "0.10.2")):
         path = tmp_path / name
         path.mkdir()
         training(SPEEDS[name]).write_parquet(path / "training.parquet")
-        about = {"command": [name], "cores": 2, "versions": {"jax": jax}, "config": {"repeats": 3, "out": name}}
+        about = {
+            "command": [name],
+            "cores": 2,
+            "versions": {"jax": jax},
+            "config": {"parts": parts[name], "repeats": 3},
+        }
         (path / ABOUT).write_text(json.dumps(about))
         paths.append(path)
-    sweep(50.0).write_parquet(paths[1] / "sweep.parquet")
+        sweep(50.0).write_parquet(path / "sweep.parquet")  # the older one's is left from another run
     return paths
 
 
@@ -87,7 +93,7 @@ def test_the_command_prints_both_and_what_differs(folders: list[Path], capsys: p
     facts = {line.split("│")[1].strip(): line for line in lines if line.count("│") == 5}
     assert "!" in facts["versions.jax"]
     assert "!" not in facts["cores"]
-    assert "config.out" in facts
+    assert "config.parts" in facts
     assert "config.repeats" not in facts, "settings that are the same are of no interest"
     assert any("Only the new one has sweep." in line for line in lines)
 
