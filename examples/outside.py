@@ -27,7 +27,7 @@ COMMANDS = (
         *("--markets", "2", "--seats", "4", "--tune-episodes", "256"),
     ],
 )
-"""What the page runs in a shell once the package is installed: arguments of ``adarena``."""
+"""What the page runs in a shell once the package is installed, sweeps apart: arguments of ``adarena``."""
 
 _BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -38,8 +38,15 @@ def blocks(page: str) -> list[tuple[str, str, str]]:
 
 
 def program(page: str) -> str:
-    """The Python blocks that are not files of the package, one after another."""
-    return "\n".join(text for language, title, text in blocks(page) if language == "python" and not title)
+    """The Python blocks that are not files of the package, one after another, and in their places the sweeps of the shell's."""
+    parts = ["import subprocess, sys"]
+    for language, title, text in blocks(page):
+        if language == "python" and not title:
+            parts.append(text)
+        elif language == "sh" and text.startswith("adarena sweep "):
+            words = ["-m", "adarena.experiments.cli", *text.split()[1:]]
+            parts.append(f"subprocess.run([sys.executable, *{words!r}], check=True)")
+    return "\n".join(parts)
 
 
 def main() -> None:

@@ -16,10 +16,13 @@ from packages import install, script
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "examples" / "keyword_auction"
 
+NAMES = ("environment", "rules", "mechanisms", "learner", "fitting", "experiment")
+"""Modules of the package that the page shows."""
+
 SMALLER = {
     "total_steps=100_000": "total_steps=1_536",
+    "'cap=20,40,80', 'total_steps=100000'": "'cap=20,40', 'total_steps=768', 'days=16'",
     "total_steps=20_000": "total_steps=768",
-    "CAPS = (20.0, 40.0, 80.0)": "CAPS = (20.0, 40.0)",
     "jax.random.key(2025), 2), 256)": "jax.random.key(2025), 2), 16)",
     "jax.random.key(7), 64)": "jax.random.key(7), 4)",
     '("gsp", "midway")': '("midway",)',  # prices of both are compared in test_mechanisms.py
@@ -37,7 +40,7 @@ PAGE = (ROOT / "docs" / "walkthrough.md").read_text()
 
 def test_files_on_the_page_are_those_of_the_package() -> None:
     shown = {title: text for _, title, text in outside().blocks(PAGE) if title}
-    source = {f"src/keyword_auction/{name}.py" for name in ("environment", "rules", "mechanisms", "learner")}
+    source = {f"src/keyword_auction/{name}.py" for name in NAMES}
     assert set(shown) == source | {"pyproject.toml"}
     for title, text in shown.items():
         assert text == (PACKAGE / title).read_text(), f"{title} on the page differs from {PACKAGE / title}"
@@ -48,7 +51,10 @@ def test_files_on_the_page_are_those_of_the_package() -> None:
 def test_commands_on_the_page_are_those_that_are_run() -> None:
     said = "\n".join(text for language, _, text in outside().blocks(PAGE) if language == "sh")
     commands = [line for line in said.splitlines() if line.startswith("adarena ")]
+    (sweep,) = (command for command in commands if command.startswith("adarena sweep "))
+    commands.remove(sweep)
     assert commands == [" ".join(["adarena", *arguments]) for arguments in outside().COMMANDS]
+    assert all(repr(word) in outside().program(PAGE) for word in sweep.split()[1:])
 
 
 def entry_points() -> dict[str, dict[str, str]]:
