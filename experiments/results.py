@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from adarena.experiments.store import RunFolder, RunFolderError
+from adarena.experiments.sweep_cells import failed
 from adarena.experiments.whole_files import json_bytes, sha256
 
 _RUNS, _CONFIG, _MANIFEST = "runs.json", "config.json", "manifest.json"
@@ -77,7 +78,20 @@ def read_all(paths: Sequence[str | Path]) -> list[Folder]:
     """
     if not paths:
         raise ValueError("runs must name at least one folder, got none")
-    return [read(path) for name in paths for path in _found(Path(name))]
+    folders = []
+    for name in paths:
+        found = [read(path) for path in _found(Path(name))]
+        folders += [*found, *_lost(Path(name), {folder.name for folder in found})]
+    return folders
+
+
+def _lost(root: Path, known: set[str]) -> list[Folder]:
+    """Cells of a sweep that failed before they had a run folder."""
+    return [
+        Folder(root / name, name, FAILED, outcome.error or outcome.cause, {}, {}, ())
+        for name, outcome in failed(root).items()
+        if name not in known
+    ]
 
 
 def read(path: Path) -> Folder:
@@ -152,7 +166,7 @@ def _found(path: Path) -> list[Path]:
         return [path]
     inside = [one for one in sorted(path.iterdir()) if one.is_dir() and not one.name.startswith(".")]
     found = [one for one in [path, *inside] if is_results(one)]
-    if not found:
+    if not found and not failed(path):
         raise ValueError(
             f"runs must be run folders or folders of tables, got {str(path)!r}: "
             f"it has no {_MANIFEST}, no {_RUNS}, no table, and no folder in it has"

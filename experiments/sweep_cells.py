@@ -111,6 +111,16 @@ def known(root: Path, name: str, digest: str) -> Outcome | None:
     return Outcome(record["state"], record["cause"], record["error"], record["seconds"])
 
 
+def failed(root: Path) -> dict[str, Outcome]:
+    """Cells of a sweep's folder that are recorded as failed, by name; empty where it is no sweep's folder."""
+    found = {}
+    for path in sorted((root / "sweep" / "records").glob("*")):
+        record = _read_record(root, path.name)
+        if record is not None and record["state"] == "failed":
+            found[path.name] = Outcome("failed", record["cause"], record["error"], record["seconds"])
+    return found
+
+
 def is_running(root: Path, name: str) -> bool:
     """Whether some process is running the cell."""
     return locks.is_held(_side(root, "locks", name))

@@ -16,6 +16,7 @@ import pytest
 
 from adarena.experiments import cli, results
 from adarena.experiments.report import day, format, leaderboard, page
+from adarena.experiments.sweep_cells import Outcome, record_bytes
 
 COMMITTED = Path(__file__).parents[1] / "paper_figs" / "results"
 
@@ -103,6 +104,22 @@ def test_a_run_that_was_killed_is_not_finished(tmp_path: Path) -> None:
     read = results.read(tmp_path / "killed")
     assert (read.status, read.failure) == ("running", "not finished: still running, or killed")
     assert leaderboard.boards([read]) == []
+
+
+def test_cells_of_a_sweep_that_failed_before_they_had_a_folder_are_listed(tmp_path: Path) -> None:
+    records = tmp_path / "sweep" / "records"
+    records.mkdir(parents=True)
+    for name, outcome in (
+        ("autobid-1", Outcome("failed", "cell", "ValueError: no such traffic", 1.0)),
+        ("autobid-2", Outcome("done", seconds=1.0)),
+    ):
+        (records / name).write_bytes(record_bytes("0" * 64, outcome, {}))
+    (records / "autobid-3").write_bytes(b"torn")
+    (lost,) = results.read_all([tmp_path])
+    assert (lost.name, lost.status, lost.failure) == ("autobid-1", results.FAILED, "ValueError: no such traffic")
+    html = page.render([lost])
+    assert "autobid-1" in html
+    assert "no such traffic" in html
 
 
 def test_damaged_tables_of_a_results_folder_are_named_and_the_rest_is_shown(tmp_path: Path) -> None:
