@@ -17,6 +17,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
+from tqdm import tqdm
+
 from adarena.experiments.sweep_cells import Outcome, Task, run_cell
 
 _READY = "ready"  # a worker's first word
@@ -153,6 +155,9 @@ def _serve(connection: multiprocessing.connection.Connection, log: str) -> None:
     """A worker's life: one task after the other."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the sweep's own decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    tqdm.set_lock(
+        threading.RLock()
+    )  # its own is a semaphore of the system, which a worker that is killed leaves behind
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
         os.dup2(handle, stream)

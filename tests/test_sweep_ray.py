@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_sweep import PATIENCE, TESTS, command, driver, is_alive, states, until
+from sweep_processes import PATIENCE, TESTS, command, driver, is_alive, states, until
 from toy_experiment import events, pids
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'adarena[cluster]'")

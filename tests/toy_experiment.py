@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from tqdm import tqdm
 
 from adarena.experiments.store import RunFolder
 from adarena.experiments.sweep_plan import register
@@ -39,7 +40,8 @@ def run(config: Toy, *, resume: bool = False) -> Path:
         if "half" not in folder.tables:
             folder.write_table("half", pl.DataFrame({"value": [config.value]}))
             _note(config, "half")
-        _act(config, folder)
+        for _ in tqdm(range(1), "toy", disable=None):
+            _act(config, folder)
         deadline = time.monotonic() + config.seconds
         while time.monotonic() < deadline:
             time.sleep(0.01)
