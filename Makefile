@@ -42,7 +42,8 @@ figures: $(VENV)/.installed $(if $(PRESET),results-$(PRESET))  ## redraw every f
 	$(BIN)/adarena figures
 	$(BIN)/adarena figures --results paper_figs/results/coldstart --out paper_figs/figures/coldstart
 	$(BIN)/adarena figures --results paper_figs/results/lifecycle --out paper_figs/figures/lifecycle
-	$(BIN)/adarena figures --results paper_figs/results/offline --out paper_figs/figures/offline
+	for r in offline offline_auctionnet offline_sparse; do \
+	  $(BIN)/adarena figures --results paper_figs/results/$$r --out paper_figs/figures/$$r || exit 1; done
 	$(BIN)/adarena figures --results paper_figs/results/ope --out paper_figs/figures/ope
 
 # What the committed results come from. A run that was killed goes on where it was; one that is done is not run again.
@@ -53,8 +54,13 @@ results-paper: $(VENV)/.installed
 	$(BIN)/adarena bench --parts throughput --seconds 0.3 --repeats 8 --out runs/bench-throughput
 	cp runs/bench-throughput/throughput.parquet paper_figs/results/autobid/throughput.parquet
 	cp runs/bench-throughput/bench.json paper_figs/results/autobid/bench_throughput.json
-	for e in coldstart lifecycle offline; do \
+	for e in coldstart lifecycle; do \
 	  $(BIN)/adarena run $$e --name paper-$$e --no-figures --resume && $(BIN)/adarena gather runs/paper-$$e || exit 1; done
+	$(BIN)/adarena run offline --seeds 0 1 2 3 4 5 6 7 8 9 --gradient-steps 0.5 --settings 6 --name paper-offline --no-figures --resume
+	$(BIN)/adarena gather runs/paper-offline
+	for p in auctionnet sparse; do \
+	  $(BIN)/adarena run offline --preset $$p --gradient-steps 0.5 --settings 4 --name paper-offline-$$p --no-figures --resume && \
+	  $(BIN)/adarena gather runs/paper-offline-$$p --out paper_figs/results/offline_$$p || exit 1; done
 	$(BIN)/adarena run ope --preset smoke --name paper-ope --no-figures --resume --log-sizes 32 128 --replicates 4 \
 	  --shifts -1 -0.4 -0.2 0 0.2 0.4 1 --truth-episodes 512 --gradient-steps 1000 --hidden 32 32 --resamples 200
 	$(BIN)/adarena gather runs/paper-ope

@@ -2,7 +2,8 @@
 
 The same bidder is told other things than it thinks (`adarena.agents.reasoner_policy.MODES`): nothing, thoughts from other
 states at the same tick, the opposite of its own. And two are trained anew with the same settings, the same information and
-as many parameters: one that is never told its thoughts, one whose chains are never graded.
+as many parameters: one that is never told its thoughts, and one whose chains are never graded, or are where the search of
+settings chose that they are not.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ OWN = MODES[0]
 TRAINED: dict[str, dict[str, float]] = {
     "trained without thoughts": {"thoughts": 0.0},
     "trained without grading": {"graded": 0.0},
+    "trained with grading": {"graded": 1.0},
 }
-"""Controls that are trained anew: name to what is changed."""
+"""Controls that are trained anew: name to what is changed; with grading only where the search chose to do without."""
 
 _BANK = 0xBA  # stream of the states whose thoughts are shuffled
 
@@ -51,7 +53,8 @@ def study(bench: Bench, policy: ReasoningPolicy, setting: dict[str, Any], data: 
     players = {mode: told(policy, mode) for mode in MODES if mode != "shuffled"}
     players["shuffled"] = shuffled(policy, own, data, key)
     for name, changes in TRAINED.items():
-        if any(getattr(own, field) != value for field, value in changes.items()):
+        grades_too = changes.get("graded", 0.0) > 0.0 and float(own.graded) > 0.0
+        if not grades_too and any(getattr(own, field) != value for field, value in changes.items()):
             anew = configured("reasoner", bench.env, bench.params, steps, **(setting | changes))
             players[name], _, _ = bench.learn(name.replace(" ", "_"), "reasoner", data, anew)
     args = (bench.env, bench.params)
