@@ -52,11 +52,9 @@ def study(bench: Bench, policy: ReasoningPolicy, setting: dict[str, Any], data: 
     key = jax.random.fold_in(jax.random.key(config.market_seed), _BANK)
     players = {mode: told(policy, mode) for mode in MODES if mode != "shuffled"}
     players["shuffled"] = shuffled(policy, own, data, key)
-    for name, changes in TRAINED.items():
-        grades_too = changes.get("graded", 0.0) > 0.0 and float(own.graded) > 0.0
-        if not grades_too and any(getattr(own, field) != value for field, value in changes.items()):
-            anew = configured("reasoner", bench.env, bench.params, steps, **(setting | changes))
-            players[name], _, _ = bench.learn(name.replace(" ", "_"), "reasoner", data, anew)
+    for name, changes in trained_anew(own).items():
+        anew = configured("reasoner", bench.env, bench.params, steps, **(setting | changes))
+        players[name], _, _ = bench.learn(name.replace(" ", "_"), "reasoner", data, anew)
     args = (bench.env, bench.params)
     scores = pl.concat(protocol.evaluate_learner(name, *args, who, seeds, bench.cases) for name, who in players.items())
     bench.folder.write_table("control_scores", scores)
@@ -67,6 +65,21 @@ def study(bench: Bench, policy: ReasoningPolicy, setting: dict[str, Any], data: 
     found = calibration_tables.calibration(env, bench.params, stacked, reader, bench.cases, base)  # type: ignore[arg-type]
     bench.folder.write_table("reliability", found.reliability)
     bench.folder.write_table("forecasts", found.scores)
+
+
+def trained_anew(own: Any) -> dict[str, dict[str, float]]:
+    """Those of `TRAINED` that are another bidder than the one with this configuration.
+
+    Args:
+        own: A configuration of `adarena.agents.reasoner`.
+    """
+    without = float(own.graded) == 0.0
+    skipped = "trained without grading" if without else "trained with grading"
+    return {
+        name: changes
+        for name, changes in TRAINED.items()
+        if name != skipped and any(getattr(own, field) != value for field, value in changes.items())
+    }
 
 
 def controls(scores: pl.DataFrame) -> pl.DataFrame:

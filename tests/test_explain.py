@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 from chat_stand_in import GOOD, StandIn, refuses, says
+from small_reasoner import SIZES, SMALL, made_up
 
 import adarena.envs
 from adarena.agents import reasoner
@@ -20,8 +21,7 @@ from adarena.agents.checkpoint import CheckpointError
 from adarena.agents.language_config import Config, make_config
 from adarena.agents.language_think import LanguageWarning
 from adarena.agents.offline import loop, thoughts
-from adarena.agents.offline.data import Spec, make_data, spec_of
-from adarena.agents.offline.episodes import Episodes
+from adarena.agents.offline.data import make_data, spec_of
 from adarena.experiments import calibration_tables, cli, explain, explain_table, reasoner_run, reasoning
 from adarena.experiments.calibration_tables import calibration, climatology, reliability, scores
 from adarena.experiments.offline import Bench, OfflineExperiment
@@ -32,17 +32,6 @@ from adarena.experiments.tables import console
 from adarena.paper_figs import fig_explain, fig_reasoning
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-SIZES: dict[str, Any] = {"advertisers": 4, "ticks": 8, "impressions": 8, "blocks": 8, "slots": 2, "categories": 2}
-SMALL: dict[str, Any] = {
-    "context": 3,
-    "width": 8,
-    "layers": 1,
-    "heads": 1,
-    "batch": 2,
-    "chains": 1,
-    "critic_hidden": (4,),
-}
 
 
 class Tiny(NamedTuple):
@@ -56,22 +45,6 @@ class Tiny(NamedTuple):
     day: Any
     held: Any
     ticks: pl.DataFrame
-
-
-def made_up(spec: Spec, steps: int, count: int = 12) -> Episodes:
-    """Episodes of noise with the right shapes."""
-    draw = np.random.default_rng(0)
-    terminated = np.zeros((count, steps), bool)
-    terminated[:, -1] = True
-    return Episodes(
-        draw.uniform(0.0, 1.0, (count, steps + 1, spec.observations)).astype(np.float32),
-        draw.uniform(-1.0, 1.0, (count, steps, 1)).astype(np.float32),
-        draw.uniform(0.0, 1.0, (count, steps)).astype(np.float32),
-        terminated,
-        np.full((count, steps), np.nan, np.float32),
-        np.zeros(count, np.int32),
-        np.arange(count, dtype=np.int64),
-    )
 
 
 @pytest.fixture(scope="module")
