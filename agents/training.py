@@ -19,6 +19,7 @@ import polars as pl
 from tqdm import tqdm
 
 from adarena.agents import checkpoint as checkpoints
+from adarena.envs.cache import drop_programs
 from adarena.envs.core import Env
 
 InitFn = Callable[[Any, Any, Any, jax.Array], Any]
@@ -85,6 +86,7 @@ def run(
         adarena.agents.checkpoint.CheckpointError: The checkpoint is damaged, or of another run.
     """
     _check(seeds, total_steps, chunk_updates, checkpoint, resume)
+    drop_programs()  # an experiment that trains many learners compiles more than a process can hold
     updates = -(-total_steps // steps_per_update)
     config = _spread(config, len(seeds))
     params = jax.device_put(params)

@@ -6,6 +6,7 @@ when JAX's own variables ask for it. ``JAX_ENABLE_COMPILATION_CACHE=false`` swit
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -71,3 +72,27 @@ def _writable(folder: Path) -> bool:
     except OSError:
         return False
     return os.access(folder, os.W_OK | os.X_OK)
+
+
+def drop_programs(most: int = 30_000) -> bool:
+    """Forgets compiled programs where there are so many that a process could soon hold no more.
+
+    Linux lets a process map some 65,000 pieces of memory, compiled programs take many each, and a process that wants more is
+    ended by the compiler. What is used again is compiled again, or read from the cache on disk.
+
+    Args:
+        most: Pieces of memory above which programs are forgotten.
+
+    Returns:
+        Whether they were.
+    """
+    try:
+        with open("/proc/self/maps", "rb") as handle:
+            maps = sum(1 for _ in handle)
+    except OSError:  # no Linux, no such limit
+        return False
+    if maps <= most:
+        return False
+    jax.clear_caches()
+    gc.collect()
+    return True

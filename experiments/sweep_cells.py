@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import gc
 import json
 import os
 import pickle
@@ -28,6 +27,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from adarena.envs.cache import drop_programs
 from adarena.experiments import locks, tensorboard_logs
 from adarena.experiments.store import RunFolder, RunFolderError, document_sha256
 from adarena.experiments.sweep_plan import PLACE, Cell, experiment_named
@@ -39,7 +39,6 @@ CHECKED_TABLES = ("curves", "scores", "truths", "estimates")
 MAY_BE_NAN = frozenset({"episode_return", "ess"})
 """but for these columns: no episode ended in a row of learning curves, an estimator without weights."""
 
-_MOST_MAPS = 30_000  # of some 65,000 pieces of memory that Linux lets a process map; compiled programs take many
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Cause = Literal["", "cell", "machine", "full disk"]
@@ -174,7 +173,7 @@ def _run_held(task: Task, root: Path) -> Outcome:
         with _printing_to(log_of(root, task.name)), contextlib.chdir(task.folder):
             try:
                 if finished is None:
-                    _drop_programs()
+                    drop_programs()
                     _execute(task, root)
                     seconds = time.perf_counter() - began
                 outcome, files = _conclude(task, root, seconds, ran)
@@ -333,17 +332,3 @@ def _printing_to(path: Path) -> Iterator[None]:
         contextlib.redirect_stderr(log),
     ):
         yield
-
-
-def _drop_programs() -> None:
-    """Forgets compiled programs before they are more than a process may hold; cells of many shapes make many."""
-    try:
-        with open("/proc/self/maps", "rb") as handle:
-            maps = sum(1 for _ in handle)
-    except OSError:  # no Linux, no such limit
-        return
-    if maps > _MOST_MAPS:
-        import jax
-
-        jax.clear_caches()
-        gc.collect()

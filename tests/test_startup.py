@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from adarena.envs import cache
@@ -181,3 +182,13 @@ def test_startup_is_measured_in_fresh_processes(monkeypatch: pytest.MonkeyPatch)
     assert frame["step_seconds"].null_count() == 1
     parts = frame.select("import_seconds", "make_seconds", "reset_seconds", "step_seconds").sum_horizontal()
     assert (parts - frame["wall_seconds"]).abs().max() < 1e-6  # type: ignore[operator]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not tell what a process maps")
+def test_programs_are_forgotten_when_they_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    forgotten: list[bool] = []
+    monkeypatch.setattr(jax, "clear_caches", lambda: forgotten.append(True))  # other tests' programs shall stay
+    assert not cache.drop_programs(10**9)
+    assert forgotten == []
+    assert cache.drop_programs(0)
+    assert forgotten == [True]
