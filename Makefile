@@ -42,7 +42,7 @@ figures: $(VENV)/.installed $(if $(PRESET),results-$(PRESET))  ## redraw every f
 	$(BIN)/adarena figures
 	$(BIN)/adarena figures --results paper_figs/results/coldstart --out paper_figs/figures/coldstart
 	$(BIN)/adarena figures --results paper_figs/results/lifecycle --out paper_figs/figures/lifecycle
-	for r in offline offline_auctionnet offline_sparse; do \
+	for r in $$(cd paper_figs/results && echo offline*); do \
 	  $(BIN)/adarena figures --results paper_figs/results/$$r --out paper_figs/figures/$$r || exit 1; done
 	$(BIN)/adarena figures --results paper_figs/results/ope --out paper_figs/figures/ope
 
