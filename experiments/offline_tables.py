@@ -25,6 +25,9 @@ PUBLISHED = (
 )
 """Published orderings over learners: better, worse, where (GAS: arXiv:2412.17018, GAVE: arXiv:2504.14587)."""
 
+REASONER = "reasoner"
+"""The reasoning bidder, which is compared with whatever the best generative bidder is compared with, and with it."""
+
 PUBLISHED_CHOICES = (
     ("full", "random", "GAS, ablation"),
     ("random", "mean", "GAS, ablation"),
@@ -75,12 +78,13 @@ def orderings(
     if to_go is not None:
         rows += _pair(to_go, "score", "value", "GAVE: trained on what is counted")
         rows += _pair(to_go, "value", "score", "GAVE: trained on what is counted", "value")
-    best = best_of(scores, GENERATIVE)
-    others = [name for name in _learners(scores) if name not in (*GENERATIVE, "ppo")]
-    rivals = [best_of(scores, others), protocol.best_rule(scores), "ppo"]
-    for rival in rivals:
-        if best is not None and rival is not None:
-            rows += _pair(scores, best, rival, "asked here")
+    best, learners = best_of(scores, GENERATIVE), _learners(scores)
+    others = [name for name in learners if name not in (*GENERATIVE, "ppo")]
+    rivals = [*others, protocol.best_rule(scores), "ppo"]
+    if best is not None:
+        for bidder in dict.fromkeys((best, REASONER)):
+            for rival in rivals if bidder == best else [*rivals, best]:
+                rows += _pair(scores, bidder, rival, "asked here")
     return pl.DataFrame(rows, schema=_ORDERINGS)
 
 

@@ -120,6 +120,7 @@ _LOOKS = {
     "gave": Look("GAVE", SKY, "^"),
     "gas": Look("GAS", BLUE, "s"),
     "diffusion": Look("Diffusion planner", PURPLE, "o"),
+    "reasoner": Look("Reasoning bidder", BLACK, "P"),
 }
 _OTHERS = (PURPLE, ORANGE, GREEN, SKY)
 _MECHANISMS = {"gsp": "GSP", "first_price": "First price", "second_price": "Second price", "vcg": "VCG"}

@@ -55,6 +55,12 @@ def test_orderings_hold_are_reversed_or_are_not_told_apart() -> None:
     assert verdict["decision_transformer", "iql"] == (True, False)
     assert verdict["decision_transformer", "min_pacing"] == (True, False)
     assert verdict["decision_transformer", "ppo"] == (False, True)
+    assert ("reasoner", "bc") not in verdict
+    both = offline_tables.orderings(pl.concat([scores, _scores({"reasoner": 1.8})]))
+    mine = {row["worse"]: row["holds"] for row in both.iter_rows(named=True) if row["better"] == "reasoner"}
+    assert mine == {"bc": True, "iql": True, "min_pacing": False, "ppo": False, "decision_transformer": False}
+    alone = offline_tables.orderings(pl.concat([scores, _scores({"reasoner": 2.5})]))
+    assert len(alone.filter((pl.col("better") == "reasoner") & (pl.col("worse") == "bc"))) == 1
 
 
 def test_disagreement_is_replayed_less_live_with_both_orders() -> None:
