@@ -44,6 +44,7 @@ figures: $(VENV)/.installed $(if $(PRESET),results-$(PRESET))  ## redraw every f
 	$(BIN)/adarena figures --results paper_figs/results/lifecycle --out paper_figs/figures/lifecycle
 	for r in $$(cd paper_figs/results && echo offline*); do \
 	  $(BIN)/adarena figures --results paper_figs/results/$$r --out paper_figs/figures/$$r || exit 1; done
+	$(BIN)/adarena figures --results paper_figs/results/explain --out paper_figs/figures/explain
 	$(BIN)/adarena figures --results paper_figs/results/ope --out paper_figs/figures/ope
 
 # What the committed results come from. A run that was killed goes on where it was; one that is done is not run again.
@@ -58,6 +59,8 @@ results-paper: $(VENV)/.installed
 	  $(BIN)/adarena run $$e --name paper-$$e --no-figures --resume && $(BIN)/adarena gather runs/paper-$$e || exit 1; done
 	$(BIN)/adarena run offline --seeds 0 1 2 3 4 5 6 7 8 9 --gradient-steps 0.5 --settings 6 --name paper-offline --no-figures --resume
 	$(BIN)/adarena gather runs/paper-offline
+	$(BIN)/adarena explain runs/paper-offline --episode 3
+	$(BIN)/adarena gather runs/paper-offline/explain/episode-3
 	for p in auctionnet sparse; do \
 	  $(BIN)/adarena run offline --preset $$p --gradient-steps 0.5 --settings 4 --name paper-offline-$$p --no-figures --resume && \
 	  $(BIN)/adarena gather runs/paper-offline-$$p --out paper_figs/results/offline_$$p || exit 1; done

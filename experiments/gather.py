@@ -20,6 +20,7 @@ _ALONE = {
     "LifecycleExperiment": "lifecycle",
     "OfflineExperiment": "offline",
     "OpeExperiment": "ope",
+    "ExplainConfig": "explain",
 }
 """Experiments whose tables are taken as they are, one run at a time."""
 

@@ -14,6 +14,7 @@ from adarena.paper_figs import (
     fig_curves,
     fig_day,
     fig_definitions,
+    fig_explain,
     fig_frontier,
     fig_lifecycle,
     fig_offline,
@@ -39,6 +40,9 @@ LIFECYCLE_FIGURES = (fig_lifecycle,)
 
 OFFLINE_FIGURES = (fig_offline, fig_reasoning)
 """Those of ``adarena run offline``."""
+
+EXPLAIN_FIGURES = (fig_explain,)
+"""Those of ``adarena explain``."""
 
 OPE_FIGURES = (fig_ope,)
 """Those of ``adarena run ope``."""
@@ -88,6 +92,8 @@ def figures_of_tables(tables: Mapping[str, pl.DataFrame]) -> tuple[ModuleType, .
 def _chosen(tables: Container[str], columns: Container[str]) -> tuple[ModuleType, ...]:
     if Path(fig_offline.TABLE).stem in tables:
         return OFFLINE_FIGURES
+    if Path(fig_explain.TABLE).stem in tables:
+        return EXPLAIN_FIGURES
     if Path(fig_ope.TABLE).stem in tables:
         return OPE_FIGURES
     if "success_breakout" in columns:

@@ -29,7 +29,7 @@ from adarena.experiments.protocol import draw_cases
 from adarena.experiments.rollout import rollout
 from adarena.experiments.store import RunFolder, RunFolderError
 from adarena.experiments.tables import console
-from adarena.paper_figs import fig_explain, fig_reasoning
+from adarena.paper_figs import fig_explain, fig_reasoning, make
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -273,6 +273,8 @@ def test_a_run_is_explained(finished: Path, capsys: pytest.CaptureFixture[str]) 
     assert "seat 24, budget scale 1), reasoner of training seed 7" in text
     assert "\x1b" not in printed
     assert all(line in printed for line in text.splitlines()), "what is printed is what is written, line by line"
+    cli.main(["gather", str(out), "--out", str(finished.parent / "gathered")])
+    assert make.figures_of(finished.parent / "gathered") == make.EXPLAIN_FIGURES
     ticks = pl.read_parquet(out / "ticks.parquet")
     key, params = reasoner_run.case_of(restored, 3)
     known = rollout(restored.env, params, restored.policy, key[None], bound=False)
