@@ -229,7 +229,7 @@ def test_the_yardstick_pays_what_slots_cost() -> None:
     [
         (
             {"parts": ()},
-            "parts must name at least one of training, auctionnet, environment, throughput, roofline, startup",
+            "parts must name at least one of training, offline, auctionnet, environment, throughput, roofline, startup",
         ),
         ({"parts": ("trainnig",)}, "parts must name .* got \\('trainnig',\\)"),
         ({"seconds": 0.0}, r"seconds must lie in \(0, 3600\], got 0.0"),
