@@ -15,7 +15,7 @@ import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import polars as pl
@@ -35,16 +35,7 @@ from adarena.experiments.store import portable
 from adarena.experiments.tables import console as console_of_width
 
 Part = Literal["training", "offline", "auctionnet", "environment", "throughput", "roofline", "startup", "sweep"]
-PARTS: tuple[Part, ...] = (
-    "training",
-    "offline",
-    "auctionnet",
-    "environment",
-    "throughput",
-    "roofline",
-    "startup",
-    "sweep",
-)
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,8 @@ from adarena.agents.offline.thoughts import SLOTS, reader_of
 from adarena.envs.autobid import AutoBid
 from adarena.experiments import language_day, tables
 from adarena.experiments.explain_table import FORECASTS, LEARNED, clock, column, table_of, units, value_unit
-from adarena.experiments.reasoner_run import POLICY, Restored, case_of, restore
+from adarena.experiments.offline_learners import REASONER
+from adarena.experiments.reasoner_run import Restored, case_of, restore
 from adarena.experiments.reasoning import played
 from adarena.experiments.store import RunFolder
 from adarena.experiments.tables import number
@@ -76,7 +77,7 @@ def run(config: ExplainConfig) -> Path:
     out = Path(config.out) if config.out else run_folder.path / "explain" / name
     case = restored.cases.table.row(config.episode, named=True)
     what = (
-        f"{run_folder.path.name}, episode {config.episode} ({_case(case)}), {POLICY} of training seed {restored.seed}"
+        f"{run_folder.path.name}, episode {config.episode} ({_case(case)}), {REASONER} of training seed {restored.seed}"
         + f", {config.language.model} as Think" * asks
     )
     console.print(f"Explaining {what}; results go to {out}")

@@ -29,7 +29,10 @@ ALGORITHMS: dict[str, ModuleType] = {
 }
 """Name to module (`adarena.agents.offline.learner.Algorithm`)."""
 
-GENERATIVE = ("decision_transformer", "gave", "gas", "diffusion", "reasoner")
+REASONER = "reasoner"
+"""The reasoning bidder."""
+
+GENERATIVE = ("decision_transformer", "gave", "gas", "diffusion", REASONER)
 """Those that are asked for a return when they act."""
 
 STEPS = {

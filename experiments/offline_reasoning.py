@@ -73,13 +73,14 @@ def trained_anew(own: Any) -> dict[str, dict[str, float]]:
     Args:
         own: A configuration of `adarena.agents.reasoner`.
     """
-    without = float(own.graded) == 0.0
-    skipped = "trained without grading" if without else "trained with grading"
-    return {
+    differ = {
         name: changes
         for name, changes in TRAINED.items()
-        if name != skipped and any(getattr(own, field) != value for field, value in changes.items())
+        if any(getattr(own, field) != value for field, value in changes.items())
     }
+    if float(own.graded) > 0.0:  # how much is no control
+        differ.pop("trained with grading", None)
+    return differ
 
 
 def controls(scores: pl.DataFrame) -> pl.DataFrame:

@@ -11,7 +11,7 @@ from rich.table import Table
 from scipy.stats import kendalltau
 
 from adarena.experiments import protocol, tables
-from adarena.experiments.offline_learners import GENERATIVE
+from adarena.experiments.offline_learners import GENERATIVE, REASONER
 from adarena.experiments.statistics import Bootstrap, iqm, paired_difference, stratified_bootstrap
 from adarena.experiments.store import RunFolder
 
@@ -24,9 +24,6 @@ PUBLISHED = (
     ("decision_transformer", "bc", "GAS and GAVE, tables 1"),
 )
 """Published orderings over learners: better, worse, where (GAS: arXiv:2412.17018, GAVE: arXiv:2504.14587)."""
-
-REASONER = "reasoner"
-"""The reasoning bidder, which is compared with whatever the best generative bidder is compared with, and with it."""
 
 PUBLISHED_CHOICES = (
     ("full", "random", "GAS, ablation"),
@@ -81,7 +78,7 @@ def orderings(
     best, learners = best_of(scores, GENERATIVE), _learners(scores)
     others = [name for name in learners if name not in (*GENERATIVE, "ppo")]
     rivals = [*others, protocol.best_rule(scores), "ppo"]
-    if best is not None:
+    if best is not None:  # the reasoning bidder meets whatever the best generative one meets, and that one
         for bidder in dict.fromkeys((best, REASONER)):
             for rival in rivals if bidder == best else [*rivals, best]:
                 rows += _pair(scores, bidder, rival, "asked here")

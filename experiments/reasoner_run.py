@@ -22,10 +22,8 @@ from adarena.experiments import protocol, tables
 from adarena.experiments.evaluate import fields_of
 from adarena.experiments.offline import OfflineExperiment
 from adarena.experiments.offline_bench import Bench
+from adarena.experiments.offline_learners import REASONER
 from adarena.experiments.store import RunFolder, RunFolderError
-
-POLICY = "reasoner"
-"""How a run of ``adarena run offline`` calls the reasoning bidder."""
 
 
 class Restored(NamedTuple):
@@ -61,9 +59,9 @@ def restore(folder: RunFolder, seed: int | None = None) -> Restored:
     kind = folder.config["class"]
     if kind != OfflineExperiment.__name__:
         raise RunFolderError(f"{folder.path.name} must be a run of adarena run offline, got a folder of {kind}")
-    checkpoint = folder.checkpoints / POLICY
+    checkpoint = folder.checkpoints / REASONER
     if not checkpoint.is_dir():
-        raise RunFolderError(f"{folder.path.name} has no trained {POLICY}: it lacks {checkpoint.name} in checkpoints")
+        raise RunFolderError(f"{folder.path.name} has no trained {REASONER}: it lacks {checkpoint.name} in checkpoints")
     bench = Bench.make(OfflineExperiment(**fields_of(folder)), folder, tables.console(), False)
     env: Any = bench.env
     config = _trained_config(checkpoint, reader_of(env, bench.params)).replace(target=_asked(folder))  # type: ignore[attr-defined]
@@ -102,7 +100,7 @@ def _asked(folder: RunFolder) -> float:
     """What the bidder asks for: chosen on tuning markets where the run says so."""
     if "asked" not in folder.tables:
         return float(reasoner.Config().target)
-    rows = folder.read_table("asked").filter((pl.col("policy") == POLICY) & pl.col("chosen"))
+    rows = folder.read_table("asked").filter((pl.col("policy") == REASONER) & pl.col("chosen"))
     return float(rows["target"][0]) if len(rows) else float(reasoner.Config().target)
 
 

@@ -58,6 +58,8 @@ def _scores(ax: Any, summary: pl.DataFrame) -> None:
     top = summary.filter(pl.col("policy") == BEST_CONSTANT)["score"]
     if len(top):
         ax.axvline(top[0], color=BLACK, linewidth=0.8, linestyle="--")
+        at = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points", "ha": "right", "fontsize": "small"}
+        ax.annotate(style.look(BEST_CONSTANT).name.replace(" in ", "\nin "), (top[0], 0.02), (-3, 0), **at)
     ax.set_xlabel("Score, live market\n[conversions a day]")
 
 
