@@ -204,7 +204,7 @@ def _about(config: BenchConfig) -> dict[str, Any]:
             versions[name] = "not installed"
     return {
         "command": [portable(part) for part in sys.argv],
-        "config": dataclasses.asdict(config),
+        "config": dataclasses.asdict(config) | {"out": portable(config.out)},
         "versions": versions,
         "python": platform.python_version(),
         "machine": platform.machine(),
