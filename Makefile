@@ -8,6 +8,9 @@ PACKAGES := envs agents experiments paper_figs
 # What an editable install depends on: code is not copied, so only these ask for a new one.
 INPUTS := pyproject.toml constraints.txt
 TYPECHECK := build/typecheck
+# Of the comparison of learners from logs: ten seeds in each market.
+TEN := --seeds 0 1 2 3 4 5 6 7 8 9 --gradient-steps 0.5
+MARKETS := sparse auctionnet auctionnet_sparse
 
 ifneq ($(filter-out paper,$(PRESET)),)
 $(error PRESET must be paper, got '$(PRESET)')
@@ -57,13 +60,14 @@ results-paper: $(VENV)/.installed
 	cp runs/bench-throughput/bench.json paper_figs/results/autobid/bench_throughput.json
 	for e in coldstart lifecycle; do \
 	  $(BIN)/adarena run $$e --name paper-$$e --no-figures --resume && $(BIN)/adarena gather runs/paper-$$e || exit 1; done
-	$(BIN)/adarena run offline --seeds 0 1 2 3 4 5 6 7 8 9 --gradient-steps 0.5 --settings 6 --name paper-offline --no-figures --resume
+	$(BIN)/adarena run offline $(TEN) --settings 6 --name paper-offline --no-figures --resume
 	$(BIN)/adarena gather runs/paper-offline
 	$(BIN)/adarena explain runs/paper-offline --episode 3
 	$(BIN)/adarena gather runs/paper-offline/explain/episode-3
-	for p in auctionnet sparse; do \
-	  $(BIN)/adarena run offline --preset $$p --gradient-steps 0.5 --settings 4 --name paper-offline-$$p --no-figures --resume && \
+	for p in $(MARKETS); do \
+	  $(BIN)/adarena run offline --preset $$p $(TEN) --settings 4 --name paper-offline-$$p --no-figures --resume && \
 	  $(BIN)/adarena gather runs/paper-offline-$$p --out paper_figs/results/offline_$$p || exit 1; done
+	$(BIN)/adarena gather runs/paper-offline $(MARKETS:%=runs/paper-offline-%)
 	$(BIN)/adarena run ope --preset smoke --name paper-ope --no-figures --resume --log-sizes 32 128 --replicates 4 \
 	  --shifts -1 -0.4 -0.2 0 0.2 0.4 1 --truth-episodes 512 --gradient-steps 1000 --hidden 32 32 --resamples 200
 	$(BIN)/adarena gather runs/paper-ope

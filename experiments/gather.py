@@ -10,7 +10,7 @@ import polars as pl
 import tyro
 from rich.console import Console
 
-from adarena.experiments import protocol
+from adarena.experiments import offline_tables, protocol
 from adarena.experiments.store import RunFolder
 
 _TABLES = ("scores", "summary", "curves", "day", "tuning", "market")
@@ -30,7 +30,8 @@ class GatherConfig:
     """Which runs to gather.
 
     Attributes:
-        runs: Run folders of ``adarena run autobid``, one or more mechanisms each; or one of another experiment.
+        runs: Run folders of ``adarena run autobid``, one or more mechanisms each; or one of another experiment; or several
+            of ``adarena run offline``, a market each, of which one table is made.
         out: Folder of the tables; ``paper_figs/results/EXPERIMENT`` when empty.
     """
 
@@ -42,17 +43,21 @@ def run(config: GatherConfig) -> Path:
     """Gathers the tables of finished runs.
 
     Raises:
-        ValueError: No run, two runs of one mechanism, or more than one where one is not of ``adarena run autobid``.
+        ValueError: No run, two runs of one mechanism or market, or more than one where they cannot be put together.
         RunFolderError: A folder is no run, or is damaged, or is not finished.
     """
     if not config.runs:
         raise ValueError("runs must name at least one run folder, got none")
     folders = [RunFolder.open(Path(path)) for path in config.runs]
     alone = [_ALONE[name] for folder in folders if (name := folder.config["class"]) in _ALONE]
-    if alone and len(folders) > 1:
+    compared = len(folders) > 1 and alone == ["offline"] * len(folders)
+    if alone and len(folders) > 1 and not compared:
         raise ValueError(f"runs must be one run where it is of {alone[0]}, got {len(folders)}")
-    out = Path(config.out or f"paper_figs/results/{alone[0] if alone else 'autobid'}")
-    if alone:
+    kind = "offline_markets" if compared else alone[0] if alone else "autobid"
+    out = Path(config.out or f"paper_figs/results/{kind}")
+    if compared:
+        _write(out, {"markets": offline_tables.markets(folders)})
+    elif alone:
         _write(out, {name: folders[0].read_table(name) for name in folders[0].tables})
     else:
         _write(out, _autobid_tables(folders))

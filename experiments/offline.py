@@ -166,6 +166,7 @@ PRESETS: dict[str, OfflineExperiment] = {
     "default": OfflineExperiment(),
     "sparse": OfflineExperiment(response="sampled", studies=()),
     "auctionnet": OfflineExperiment(traffic="auctionnet", seat_step=4, studies=()),
+    "auctionnet_sparse": OfflineExperiment(traffic="auctionnet", response="sampled", seat_step=4, studies=()),
     "reasoning": OfflineExperiment(
         algorithms=("bc", "decision_transformer", "reasoner"), seeds=(0, 1, 2, 3, 4), studies=("reasoning",)
     ),
@@ -210,7 +211,7 @@ def run(config: OfflineExperiment, *, resume: bool = False) -> Path:
         )
         dataset = collect.shared(config.collection())
         bench = Bench.make(config, folder, console, resume)
-        if "scores" not in folder.tables:
+        if not bench.complete():
             bench.compare(logged.load(dataset).episodes)
         offline_tables.derive(config, folder)
         for table in offline_tables.shown(folder, config):

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import polars as pl
 from rich.console import Console
 
 from adarena.agents import ppo
 from adarena.agents.offline.data import Data, make_data, spec_of
+from adarena.agents.offline.episodes import Episodes
 from adarena.agents.offline.loop import train
 from adarena.envs.price_taking import price_taking
 from adarena.experiments import autobid, offline_search, offline_studies, offline_tables, protocol, times
@@ -47,36 +47,47 @@ class Bench(Work):
         params = dataclasses.replace(params, budget_scale_low=low, budget_scale_high=high)
         return cls(config, folder, console, resume, env, params, config.online().cases(params))
 
-    def compare(self, episodes: Any) -> None:
-        """Trains, tunes, evaluates and keeps the tables."""
-        config = self.config
-        policies, curves, asked = {}, [], []
+    def complete(self) -> bool:
+        """Whether nothing that `compare` does is left to do."""
+        config, tables = self.config, self.folder.tables
+        wanted = {*config.algorithms, "ppo", *config.rules}
+        played = wanted <= self.kept("replayed") and wanted | {protocol.BEST_CONSTANT} <= self.kept("scores")
+        return played and not offline_studies.missing(config, tables)
+
+    def compare(self, episodes: Episodes) -> None:
+        """Trains, tunes, evaluates, studies; every table is kept as it grows, and a resumed run does what is missing."""
+        config, policies = self.config, {}
         data = make_data(episodes, spec_of(self.env, self.params))
         settings = self.search(data)
         for name in config.algorithms:
             settled = configured(name, self.env, self.params, config.steps(name), **settings[name])
-            policies[name], curve, tried = self.learn(name, name, data, settled)
-            curves.append(curve)
-            asked += tried
-        scores: list[pl.DataFrame] = []
-        replayed: list[pl.DataFrame] = []
+            policies[name], curve = self.learn(name, name, data, settled)
+            self.keep("curves", curve)
         for name, policy in policies.items():
-            self.evaluate(name, policy, scores, replayed)
-        tuned = self.rules()
+            self.evaluate(name, policy)
+        rules = self.rules()
         ppo_config, states, _ = autobid.train(
             config.online(), self.env, self.params, config.mechanism, self.folder, self.resume
         )
-        self.evaluate("ppo", ppo.make_policy(ppo_config, self.env, states), scores, replayed)
-        scores.append(protocol.evaluate_rules(self.env, self.params, tuned.rules, self.cases))
-        scores.append(protocol.evaluate_constants(self.env, self.params, self.cases))
-        replayed.append(protocol.evaluate_rules(price_taking(self.env), self.params, tuned.rules, self.cases))  # type: ignore[arg-type]
-        if config.studies:
-            offline_studies.study(self, policies, settings, episodes, data)
-        self.folder.write_table("curves", pl.concat(curves, how="diagonal_relaxed"))
-        self.folder.write_table("asked", offline_tables.asked_frame(asked))
-        self.folder.write_table("tuning", tuned.table)
-        self.folder.write_table("replayed", pl.concat(replayed))
-        self.folder.write_table("scores", pl.concat(scores))
+        self.evaluate("ppo", ppo.make_policy(ppo_config, self.env, states))
+        if not set(rules) <= self.kept("scores"):
+            self.keep("scores", protocol.evaluate_rules(self.env, self.params, rules, self.cases))
+        if protocol.BEST_CONSTANT not in self.kept("scores"):
+            self.keep("scores", protocol.evaluate_constants(self.env, self.params, self.cases))
+        if not set(rules) <= self.kept("replayed"):
+            self.keep("replayed", protocol.evaluate_rules(price_taking(self.env), self.params, rules, self.cases))  # type: ignore[arg-type]
+        offline_studies.study(self, policies, settings, episodes, data)
+
+    def kept(self, table: str) -> set[str]:
+        """The policies that have rows in a table of the run's folder."""
+        return set(self.folder.read_table(table)["policy"]) if table in self.folder.tables else set()
+
+    def keep(self, table: str, rows: pl.DataFrame) -> None:
+        """Adds the rows of policies to a table of the run's folder, in place of those that they had."""
+        if table in self.folder.tables:
+            others = self.folder.read_table(table).filter(~pl.col("policy").is_in(rows["policy"].unique().to_list()))
+            rows = pl.concat([others, rows], how="diagonal_relaxed")
+        self.folder.write_table(table, rows)
 
     def search(self, data: Data) -> dict[str, dict[str, Any]]:
         """The settings of every learner, chosen on tuning markets."""
@@ -88,21 +99,20 @@ class Bench(Work):
             )
         return {name: offline_search.search(self, name, data) for name in config.algorithms}
 
-    def learn(self, label: str, name: str, data: Data, config: Any) -> tuple[Any, pl.DataFrame, list[dict[str, Any]]]:
-        """Trains one learner; a generative bidder then chooses what to ask for.
+    def learn(self, label: str, name: str, data: Data, config: Any) -> tuple[Any, pl.DataFrame]:
+        """Trains one learner; a generative bidder then chooses what to ask for, which the table ``asked`` keeps.
 
         Returns:
-            The policy, stacked over seeds; the learning curve; what each thing asked for brought on tuning markets.
+            The policy, stacked over seeds; the learning curve.
         """
         steps, seeds = self.config.steps(name), self.config.seeds
         self.console.print(f"Training {label}: {steps:,} gradient steps on {len(seeds)} seeds")
         states, curve = self.fit(label, name, data, config, seeds=seeds, steps=steps, about=(label, "training"))
-        tried: list[dict[str, Any]] = []
         if name in GENERATIVE:
-            policy, tried = self.ask(label, name, config, data, states)
+            policy = self.ask(label, name, config, data, states)
         else:
             policy = ALGORITHMS[name].make_policy(config, data.spec, states)
-        return policy, curve.with_columns(pl.lit(label).alias("policy")), tried
+        return policy, curve.with_columns(pl.lit(label).alias("policy"))
 
     def fit(
         self,
@@ -159,34 +169,36 @@ class Bench(Work):
         played = rollout_seeds(self.env, self.params, stacked, keys, bound=False, label=shown)
         return policy, float(played.metrics["score"].mean())
 
-    def ask(self, label: str, name: str, config: Any, data: Data, states: Any) -> tuple[Any, list[dict[str, Any]]]:
-        """The policy that asks for what brings most on tuning markets, and what each thing asked for brought."""
-        keys = self.tuning_keys(_ASKED, self.config.asked_markets)
-        found = [self.tried(label, name, config, data, states, target, keys) for target in self.config.asked]
-        best = int(np.argmax([score for _, score in found]))
-        rows = [
-            {"policy": label, "target": target, "score": score, "chosen": place == best}
-            for place, (target, (_, score)) in enumerate(zip(self.config.asked, found, strict=True))
-        ]
-        return found[best][0], rows
+    def ask(self, label: str, name: str, config: Any, data: Data, states: Any) -> Any:
+        """The policy that asks for what brings most on tuning markets; ``asked`` keeps what each thing asked for brought."""
+        if label not in self.kept("asked"):
+            keys = self.tuning_keys(_ASKED, self.config.asked_markets)
+            scores = [self.tried(label, name, config, data, states, told, keys)[1] for told in self.config.asked]
+            self.keep("asked", offline_tables.asked_frame(label, self.config.asked, scores))
+        rows = self.folder.read_table("asked").filter((pl.col("policy") == label) & pl.col("chosen"))
+        told = config.replace(target=rows["target"].item())
+        return ALGORITHMS[name].make_policy(told, data.spec, states)
 
-    def evaluate(self, name: str, policy: Any, scores: list[pl.DataFrame], replayed: list[pl.DataFrame]) -> None:
-        """Plays a learner's seeds on every case, against rivals who respond and against a logged day."""
-        seeds = self.config.seeds
-        scores.append(protocol.evaluate_learner(name, self.env, self.params, policy, seeds, self.cases))
-        logged_day = price_taking(self.env)  # type: ignore[arg-type]
-        replayed.append(protocol.evaluate_learner(name, logged_day, self.params, policy, seeds, self.cases))
+    def evaluate(self, name: str, policy: Any) -> None:
+        """Plays a learner's seeds on every case, against rivals who respond (``scores``) and a logged day (``replayed``)."""
+        for table, env in (("scores", self.env), ("replayed", price_taking(self.env))):  # type: ignore[arg-type]
+            if name not in self.kept(table):
+                rows = protocol.evaluate_learner(name, env, self.params, policy, self.config.seeds, self.cases)
+                self.keep(table, rows)
 
-    def rules(self) -> protocol.TunedRules:
-        """Tunes the rules, as ``adarena run autobid`` does."""
+    def rules(self) -> dict[str, Any]:
+        """The rules, tuned as ``adarena run autobid`` does; ``tuning`` keeps what was found."""
         config = self.config
-        self.console.print(f"Tuning {len(config.rules)} rules, {config.tune_episodes} episodes each")
-        return protocol.tune_rules(
-            self.env,
-            self.params,
-            config.rules,
-            budget=config.tune_episodes,
-            market_seed=config.market_seed,
-            population=16,
-            episodes=max(4, min(64, config.tune_episodes // 64)),
-        )
+        if "tuning" not in self.folder.tables:
+            self.console.print(f"Tuning {len(config.rules)} rules, {config.tune_episodes} episodes each")
+            found = protocol.tune_rules(
+                self.env,
+                self.params,
+                config.rules,
+                budget=config.tune_episodes,
+                market_seed=config.market_seed,
+                population=16,
+                episodes=max(4, min(64, config.tune_episodes // 64)),
+            )
+            self.folder.write_table("tuning", found.table)
+        return protocol.rebuilt_rules(self.folder.read_table("tuning"), self.env)

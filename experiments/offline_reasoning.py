@@ -54,11 +54,12 @@ def study(bench: Bench, policy: ReasoningPolicy, setting: dict[str, Any], data: 
     players["shuffled"] = shuffled(policy, own, data, key)
     for name, changes in trained_anew(own).items():
         anew = configured("reasoner", bench.env, bench.params, steps, **(setting | changes))
-        players[name], _, _ = bench.learn(name.replace(" ", "_"), "reasoner", data, anew)
-    args = (bench.env, bench.params)
-    scores = pl.concat(protocol.evaluate_learner(name, *args, who, seeds, bench.cases) for name, who in players.items())
-    bench.folder.write_table("control_scores", scores)
-    bench.folder.write_table("controls", controls(scores))
+        players[name], _ = bench.learn(name.replace(" ", "_"), "reasoner", data, anew)
+    for name, who in players.items():
+        if name not in bench.kept("control_scores"):
+            rows = protocol.evaluate_learner(name, bench.env, bench.params, who, seeds, bench.cases)
+            bench.keep("control_scores", rows)
+    bench.folder.write_table("controls", controls(bench.folder.read_table("control_scores")))
     reader, env = reader_of(bench.env, bench.params), bench.env
     base = calibration_tables.climatology(reader, data)
     stacked = protocol.over_seeds(policy, len(seeds))

@@ -1,14 +1,13 @@
 """Studies beside the comparison of `adarena.experiments.offline`: how GAS chooses, what returns to go count, what GAVE sees.
 
 Each writes a table of its name (`STUDIES`), ``reasoning`` those of `adarena.experiments.offline_reasoning`.
-Learners have the settings that the search chose for them, but for
-what a study changes.
+Learners have the settings that the search chose for them, but for what a study changes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -25,20 +24,27 @@ from adarena.experiments.offline_learners import configured
 from adarena.experiments.rollout import rollout_seeds
 
 if TYPE_CHECKING:
+    from adarena.experiments.offline import OfflineExperiment
     from adarena.experiments.offline_bench import Bench
 
 EXPLORED = (0.5, 0.05)
 """How far GAVE explores to either side in the study of its drift: the published half, and a tenth of that."""
 
-STUDIES = ("choices", "no_history", "to_go", "drift", "reasoning")
-"""Every study."""
+STUDIES = {
+    "choices": ("gas", "choices"),
+    "no_history": ("gas", "no_history"),
+    "to_go": (None, "to_go"),
+    "drift": ("gave", "drift"),
+    "reasoning": ("reasoner", "forecasts"),
+}
+"""Every study: the learner that it is about, if one, and the table that it writes last."""
 
 Settings = Mapping[str, dict[str, Any]]
 """Name of a learner to changes to its configuration."""
 
 
 def study(bench: Bench, policies: Mapping[str, Any], settings: Settings, episodes: Episodes, data: Data) -> None:
-    """Runs the studies of those learners that are there.
+    """Runs the studies that are wanted and not there yet.
 
     Args:
         bench: What the run works with.
@@ -47,17 +53,26 @@ def study(bench: Bench, policies: Mapping[str, Any], settings: Settings, episode
         episodes: The log.
         data: The same as learners read it.
     """
-    wanted = bench.config.studies
-    if "choices" in wanted and "gas" in policies:
-        bench.folder.write_table("choices", _choices(bench, policies["gas"]))
-    if "no_history" in wanted and "gas" in policies:
-        bench.folder.write_table("no_history", _no_history(bench, policies["gas"], settings["gas"], data))
-    if "drift" in wanted and "gave" in policies:
-        bench.folder.write_table("drift", _drift(bench, policies["gave"], settings["gave"], data))
-    if "reasoning" in wanted and "reasoner" in policies:
-        offline_reasoning.study(bench, policies["reasoner"], settings["reasoner"], data)
-    if "to_go" in wanted:
-        bench.folder.write_table("to_go", _to_go(bench, settings.get("decision_transformer", {}), episodes))
+    for name in missing(bench.config, bench.folder.tables):
+        if name == "choices":
+            bench.folder.write_table(name, _choices(bench, policies["gas"]))
+        elif name == "no_history":
+            bench.folder.write_table(name, _no_history(bench, policies["gas"], settings["gas"], data))
+        elif name == "drift":
+            bench.folder.write_table(name, _drift(bench, policies["gave"], settings["gave"], data))
+        elif name == "reasoning":
+            offline_reasoning.study(bench, policies["reasoner"], settings["reasoner"], data)
+        else:
+            bench.folder.write_table(name, _to_go(bench, settings.get("decision_transformer", {}), episodes))
+
+
+def missing(config: OfflineExperiment, tables: Container[str]) -> list[str]:
+    """The studies of a configuration whose learner it has, and whose last table is not among ``tables``."""
+    return [
+        name
+        for name, (learner, table) in STUDIES.items()
+        if name in config.studies and learner in (None, *config.algorithms) and table not in tables
+    ]
 
 
 def _choices(bench: Bench, policy: Any) -> pl.DataFrame:
@@ -94,7 +109,7 @@ def _to_go(bench: Bench, setting: dict[str, Any], episodes: Episodes) -> pl.Data
         data = make_data(told, spec_of(bench.env, bench.params))
         changes = setting | {"conditioning": "to_go", "meter": meter_of(bench.env, kind)}
         config = configured(name, bench.env, bench.params, bench.config.steps(name), **changes)
-        policy, _, _ = bench.learn(f"to_go_{kind}", name, data, config)
+        policy, _ = bench.learn(f"to_go_{kind}", name, data, config)
         kinds.append(protocol.evaluate_learner(kind, bench.env, bench.params, policy, bench.config.seeds, bench.cases))
     return pl.concat(kinds)
 
@@ -126,7 +141,7 @@ def _drift(bench: Bench, policy: Any, setting: dict[str, Any], data: Data) -> pl
             config = configured("gave", bench.env, bench.params, steps, **(setting | {"explore": explore}))
             found = policy
             if hidden or config != trained:
-                found, _, _ = bench.learn(f"gave_{explore:g}_{'hidden' if hidden else 'seen'}", "gave", seen, config)
+                found, _ = bench.learn(f"gave_{explore:g}_{'hidden' if hidden else 'seen'}", "gave", seen, config)
             parts.append(_course(bench, found).with_columns(explore=pl.lit(explore), hidden=pl.lit(hidden)))
     return pl.concat(parts)
 

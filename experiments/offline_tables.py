@@ -34,10 +34,19 @@ PUBLISHED_CHOICES = (
 """The same over ways to choose one of GAS's candidates, and over critics with and without history."""
 
 
-def asked_frame(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
-    """What each thing asked for brought on tuning markets: columns ``policy, target, score, chosen``."""
+def asked_frame(policy: str, targets: Sequence[float], scores: Sequence[float]) -> pl.DataFrame:
+    """What each thing asked for brought on tuning markets.
+
+    Returns:
+        Columns ``policy, target, score, chosen``; the first of the best is chosen, of scores that are numbers.
+    """
+    best = int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))
+    rows = [
+        (policy, target, score, place == best)
+        for place, (target, score) in enumerate(zip(targets, scores, strict=True))
+    ]
     schema = {"policy": pl.String, "target": pl.Float64, "score": pl.Float64, "chosen": pl.Boolean}
-    return pl.DataFrame(list(rows), schema=schema)
+    return pl.DataFrame(rows, schema, orient="row")
 
 
 def derive(config: OfflineExperiment, folder: RunFolder) -> None:
@@ -110,6 +119,41 @@ def _pair(scores: pl.DataFrame, better: str, worse: str, source: str, metric: st
     found = paired_difference(first, second, options=Bootstrap(resample="seeds"))
     row = {"better": better, "worse": worse, "source": source, "metric": metric}
     return [row | protocol.named("difference", found) | {"holds": found.low > 0.0, "reversed": found.high < 0.0}]
+
+
+def markets(folders: Sequence[RunFolder]) -> pl.DataFrame:
+    """One table of several runs: every policy in every market, at all budgets together and at each.
+
+    Args:
+        folders: Finished runs, each of other traffic, rewards or auction.
+
+    Returns:
+        Columns ``traffic``, ``response`` and ``mechanism`` as the runs were told, ``budget_scale`` (over the usual budget;
+        null: all of them), then those of `adarena.experiments.protocol.summarise`.
+
+    Raises:
+        ValueError: Two runs are of one market.
+    """
+    parts: dict[tuple[str, ...], pl.DataFrame] = {}
+    for folder in folders:
+        fields = folder.config["fields"]
+        market = tuple(fields[name] for name in _MARKET)
+        if market in parts:
+            raise ValueError(f"runs must each be of another market, got {' '.join(market)} again in {folder.path.name}")
+        scores = folder.read_table("scores")
+        budgets = [None, *scores["budget_scale"].unique().sort().to_list()]
+        rows = [
+            protocol.summarise(scores if budget is None else scores.filter(pl.col("budget_scale") == budget)).select(
+                pl.lit(budget, pl.Float64).alias("budget_scale"), pl.all()
+            )
+            for budget in budgets
+        ]
+        named = [pl.lit(value).alias(name) for name, value in zip(_MARKET, market, strict=True)]
+        parts[market] = pl.concat(rows, how="diagonal_relaxed").select(*named, pl.all())
+    return pl.concat(parts.values(), how="diagonal_relaxed")
+
+
+_MARKET = ("traffic", "response", "mechanism")
 
 
 def disagreement(scores: pl.DataFrame, replayed: pl.DataFrame) -> pl.DataFrame:

@@ -39,7 +39,7 @@ def draw(results: Path) -> Figure:
     with style.styled():
         figure, axes = style.grid(1, 3, 3.0, gridspec_kw={"width_ratios": (1.35, 1.0, 1.0)})
         _scores(axes[0, 0], summary)
-        _asked(axes[0, 1], asked)
+        _asked(axes[0, 1], asked.filter(pl.col("policy").is_in(summary["policy"].to_list())))
         _live_and_replayed(axes[0, 2], both)
         handles, labels = axes[0, 1].get_legend_handles_labels()
         if handles:

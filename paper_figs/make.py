@@ -17,6 +17,7 @@ from adarena.paper_figs import (
     fig_explain,
     fig_frontier,
     fig_lifecycle,
+    fig_markets,
     fig_offline,
     fig_ope,
     fig_posterior,
@@ -40,6 +41,9 @@ LIFECYCLE_FIGURES = (fig_lifecycle,)
 
 OFFLINE_FIGURES = (fig_offline, fig_reasoning)
 """Those of ``adarena run offline``."""
+
+MARKETS_FIGURES = (fig_markets,)
+"""Those of several runs of ``adarena run offline``, gathered."""
 
 EXPLAIN_FIGURES = (fig_explain,)
 """Those of ``adarena explain``."""
@@ -92,6 +96,8 @@ def figures_of_tables(tables: Mapping[str, pl.DataFrame]) -> tuple[ModuleType, .
 def _chosen(tables: Container[str], columns: Container[str]) -> tuple[ModuleType, ...]:
     if Path(fig_offline.TABLE).stem in tables:
         return OFFLINE_FIGURES
+    if Path(fig_markets.TABLE).stem in tables:
+        return MARKETS_FIGURES
     if Path(fig_explain.TABLE).stem in tables:
         return EXPLAIN_FIGURES
     if Path(fig_ope.TABLE).stem in tables:

@@ -16,8 +16,9 @@ from adarena.agents.normalise import normalise
 from adarena.agents.offline import bc
 from adarena.agents.offline.returns import Meter
 from adarena.agents.offline.thoughts import READ, Reader
-from adarena.experiments import offline, offline_search, offline_tables, times
+from adarena.experiments import offline, offline_search, offline_studies, offline_tables, protocol, times
 from adarena.experiments.offline import PRESETS, OfflineExperiment
+from adarena.experiments.offline_bench import Bench
 from adarena.experiments.offline_learners import ALGORITHMS, SPACES, settings_of
 from adarena.experiments.offline_studies import without_entries
 from adarena.experiments.store import RunFolder
@@ -234,6 +235,10 @@ def test_hidden_entries_change_nothing_that_a_policy_does() -> None:
     assert float(normalise(data.obs_moments, obs)[1]) != 0.0
 
 
+def _killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_run_from_log_to_tables(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,16 +258,27 @@ def test_a_run_from_log_to_tables(
         rules=("constant",),
         tune_episodes=288,
         markets=1,
-        seat_step=24,
+        seat_step=48,
+        budgets=(0.5, 1.5),
         studies=(),
         runs=str(tmp_path),
         name="run",
         figures=False,
     )
-    folder = RunFolder.open(offline.run(config))
+    with monkeypatch.context() as stopping:
+        stopping.setattr(protocol, "evaluate_constants", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            offline.run(config)
+    stopped = RunFolder.open(tmp_path / "run")
+    assert set(stopped.read_table("scores")["policy"]) == {"bc", "decision_transformer", "ppo", "constant"}
+    with monkeypatch.context() as resuming:  # what was played or tuned is not done again
+        for name in ("evaluate_learner", "tune_rules"):
+            resuming.setattr(protocol, name, _killed)
+        resuming.setattr(Bench, "tried", _killed)
+        folder = RunFolder.open(offline.run(config, resume=True))
     scores, asked = folder.read_table("scores"), folder.read_table("asked")
     assert set(scores["policy"]) == {"bc", "decision_transformer", "ppo", "constant", "best_constant"}
-    cases = 2 * 3  # seats, budgets
+    cases = 1 * 2  # seats, budgets
     assert len(scores.filter(pl.col("policy") == "bc")) == cases * len(config.seeds)
     assert np.isfinite(scores["score"].to_numpy()).all()
     assert asked["target"].to_list() == [0.0, 2.0]
@@ -283,7 +299,22 @@ def test_a_run_from_log_to_tables(
     text = capsys.readouterr().out
     assert "a log of 768 steps" in text
     assert "Tables, checkpoints and figures are in" in text
-    before = folder.read_table("scores")
-    again = RunFolder.open(offline.run(config, resume=True))
-    assert again.read_table("scores").equals(before)
-    assert again.read_table("times").equals(spent)
+    before = {name: folder.read_table(name) for name in folder.tables}
+    with monkeypatch.context() as resuming:
+        resuming.setattr(Bench, "compare", _killed)
+        again = RunFolder.open(offline.run(config, resume=True))
+    assert all(again.read_table(name).equals(table) for name, table in before.items())
+
+
+def test_studies_are_those_wanted_whose_learner_is_there_and_whose_last_table_is_not() -> None:
+    config = PRESETS["smoke"]
+    assert offline_studies.missing(config, ()) == ["choices", "to_go", "reasoning"]
+    assert offline_studies.missing(config, ("choices", "controls")) == ["to_go", "reasoning"]
+    assert offline_studies.missing(config, ("choices", "forecasts", "to_go")) == []
+    assert offline_studies.missing(dataclasses.replace(config, algorithms=("bc",)), ()) == ["to_go"]
+
+
+def test_the_first_of_the_best_numbers_asked_for_is_chosen() -> None:
+    found = offline_tables.asked_frame("gave", (0.0, 1.0, 2.0, 3.0), (float("nan"), 2.0, 3.0, 3.0))
+    assert found["chosen"].to_list() == [False, False, True, False]
+    assert found["target"].to_list() == [0.0, 1.0, 2.0, 3.0]

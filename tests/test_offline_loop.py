@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +61,38 @@ def test_a_stopped_run_goes_on_bit_for_bit(algorithm: Any, data: Data, tmp_path:
     assert np.asarray(whole.common.steps).tolist() == [35, 35]
     first, second = (jax.tree.map(lambda x, s=s: x[s], whole.actor.params) for s in range(2))
     assert any((a != b).any() for a, b in zip(bits(first), bits(second), strict=True))
+
+
+_KILLED = """
+import os, pathlib, signal, sys
+import jax
+import test_offline_loop as here
+from adarena.agents.offline import iql
+
+jax.config.update("jax_disable_most_optimizations", True)  # as `quick_compilation` does: other programs, other bits
+chunks = []
+def killing(*_):
+    chunks.append(1)
+    if len(chunks) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+here.trained(iql, here.chain_data(), 65, checkpoint=pathlib.Path(sys.argv[1]), on_chunk=killing)
+"""
+
+
+def test_a_process_killed_in_training_goes_on_bit_for_bit(data: Data, tmp_path: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    process = subprocess.run(
+        [sys.executable, "-c", _KILLED, str(tmp_path)], env=environ, capture_output=True, text=True
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    chunks: list[Any] = []
+    resumed, again = trained(iql, data, 65, checkpoint=tmp_path, resume=True, on_chunk=lambda *_: chunks.append(1))
+    assert 0 < len(chunks) < 7, "of seven chunks some had been done"
+    whole, curve = trained(iql, data, 65)
+    for a, b in zip(bits(whole), bits(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert curve.drop("wall_seconds").equals(again.drop("wall_seconds"))
 
 
 def test_a_checkpoint_of_another_run_is_refused(data: Data, tmp_path: Path) -> None:
