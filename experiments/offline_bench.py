@@ -15,9 +15,11 @@ from adarena.agents import ppo
 from adarena.agents.offline.data import Data, make_data, spec_of
 from adarena.agents.offline.episodes import Episodes
 from adarena.agents.offline.loop import train
+from adarena.envs.core import Env
 from adarena.envs.price_taking import price_taking
 from adarena.experiments import autobid, offline_search, offline_studies, offline_tables, protocol, times
 from adarena.experiments.offline_learners import ALGORITHMS, GENERATIVE, configured
+from adarena.experiments.offline_tables import keep, kept
 from adarena.experiments.rollout import rollout_seeds
 from adarena.experiments.store import RunFolder
 from adarena.experiments.work import Work
@@ -49,10 +51,11 @@ class Bench(Work):
 
     def complete(self) -> bool:
         """Whether nothing that `compare` does is left to do."""
-        config, tables = self.config, self.folder.tables
+        config = self.config
         wanted = {*config.algorithms, "ppo", *config.rules}
-        played = wanted <= self.kept("replayed") and wanted | {protocol.BEST_CONSTANT} <= self.kept("scores")
-        return played and not offline_studies.missing(config, tables)
+        scores, replayed = (kept(self.folder, table) for table in ("scores", "replayed"))
+        played = wanted <= replayed and wanted | {protocol.BEST_CONSTANT} <= scores
+        return played and not offline_studies.missing(config, self.folder.tables)
 
     def compare(self, episodes: Episodes) -> None:
         """Trains, tunes, evaluates, studies; every table is kept as it grows, and a resumed run does what is missing."""
@@ -62,7 +65,7 @@ class Bench(Work):
         for name in config.algorithms:
             settled = configured(name, self.env, self.params, config.steps(name), **settings[name])
             policies[name], curve = self.learn(name, name, data, settled)
-            self.keep("curves", curve)
+            keep(self.folder, "curves", curve)
         for name, policy in policies.items():
             self.evaluate(name, policy)
         rules = self.rules()
@@ -70,24 +73,12 @@ class Bench(Work):
             config.online(), self.env, self.params, config.mechanism, self.folder, self.resume
         )
         self.evaluate("ppo", ppo.make_policy(ppo_config, self.env, states))
-        if not set(rules) <= self.kept("scores"):
-            self.keep("scores", protocol.evaluate_rules(self.env, self.params, rules, self.cases))
-        if protocol.BEST_CONSTANT not in self.kept("scores"):
-            self.keep("scores", protocol.evaluate_constants(self.env, self.params, self.cases))
-        if not set(rules) <= self.kept("replayed"):
-            self.keep("replayed", protocol.evaluate_rules(price_taking(self.env), self.params, rules, self.cases))  # type: ignore[arg-type]
+        for table, env in self.days():
+            if not set(rules) <= kept(self.folder, table):
+                keep(self.folder, table, protocol.evaluate_rules(env, self.params, rules, self.cases))
+        if protocol.BEST_CONSTANT not in kept(self.folder, "scores"):
+            keep(self.folder, "scores", protocol.evaluate_constants(self.env, self.params, self.cases))
         offline_studies.study(self, policies, settings, episodes, data)
-
-    def kept(self, table: str) -> set[str]:
-        """The policies that have rows in a table of the run's folder."""
-        return set(self.folder.read_table(table)["policy"]) if table in self.folder.tables else set()
-
-    def keep(self, table: str, rows: pl.DataFrame) -> None:
-        """Adds the rows of policies to a table of the run's folder, in place of those that they had."""
-        if table in self.folder.tables:
-            others = self.folder.read_table(table).filter(~pl.col("policy").is_in(rows["policy"].unique().to_list()))
-            rows = pl.concat([others, rows], how="diagonal_relaxed")
-        self.folder.write_table(table, rows)
 
     def search(self, data: Data) -> dict[str, dict[str, Any]]:
         """The settings of every learner, chosen on tuning markets."""
@@ -171,20 +162,24 @@ class Bench(Work):
 
     def ask(self, label: str, name: str, config: Any, data: Data, states: Any) -> Any:
         """The policy that asks for what brings most on tuning markets; ``asked`` keeps what each thing asked for brought."""
-        if label not in self.kept("asked"):
+        if label not in kept(self.folder, "asked"):
             keys = self.tuning_keys(_ASKED, self.config.asked_markets)
             scores = [self.tried(label, name, config, data, states, told, keys)[1] for told in self.config.asked]
-            self.keep("asked", offline_tables.asked_frame(label, self.config.asked, scores))
+            keep(self.folder, "asked", offline_tables.asked_frame(label, self.config.asked, scores))
         rows = self.folder.read_table("asked").filter((pl.col("policy") == label) & pl.col("chosen"))
         told = config.replace(target=rows["target"].item())
         return ALGORITHMS[name].make_policy(told, data.spec, states)
 
+    def days(self) -> tuple[tuple[str, Env], tuple[str, Env]]:
+        """Tables of evaluations and what is played for them: rivals who respond, and a logged day."""
+        return ("scores", self.env), ("replayed", price_taking(self.env))  # type: ignore[arg-type]
+
     def evaluate(self, name: str, policy: Any) -> None:
-        """Plays a learner's seeds on every case, against rivals who respond (``scores``) and a logged day (``replayed``)."""
-        for table, env in (("scores", self.env), ("replayed", price_taking(self.env))):  # type: ignore[arg-type]
-            if name not in self.kept(table):
+        """Plays a learner's seeds on every case of both kinds of day."""
+        for table, env in self.days():
+            if name not in kept(self.folder, table):
                 rows = protocol.evaluate_learner(name, env, self.params, policy, self.config.seeds, self.cases)
-                self.keep(table, rows)
+                keep(self.folder, table, rows)
 
     def rules(self) -> dict[str, Any]:
         """The rules, tuned as ``adarena run autobid`` does; ``tuning`` keeps what was found."""

@@ -16,7 +16,7 @@ import polars as pl
 from adarena.agents.offline.data import Data
 from adarena.agents.offline.thoughts import reader_of
 from adarena.agents.reasoner_policy import MODES, ReasoningPolicy, shuffled, told
-from adarena.experiments import calibration_tables, protocol
+from adarena.experiments import calibration_tables, offline_tables, protocol
 from adarena.experiments.offline_learners import configured
 from adarena.experiments.statistics import Bootstrap, paired_difference, stratified_bootstrap
 
@@ -56,9 +56,9 @@ def study(bench: Bench, policy: ReasoningPolicy, setting: dict[str, Any], data: 
         anew = configured("reasoner", bench.env, bench.params, steps, **(setting | changes))
         players[name], _ = bench.learn(name.replace(" ", "_"), "reasoner", data, anew)
     for name, who in players.items():
-        if name not in bench.kept("control_scores"):
+        if name not in offline_tables.kept(bench.folder, "control_scores"):
             rows = protocol.evaluate_learner(name, bench.env, bench.params, who, seeds, bench.cases)
-            bench.keep("control_scores", rows)
+            offline_tables.keep(bench.folder, "control_scores", rows)
     bench.folder.write_table("controls", controls(bench.folder.read_table("control_scores")))
     reader, env = reader_of(bench.env, bench.params), bench.env
     base = calibration_tables.climatology(reader, data)

@@ -34,6 +34,19 @@ PUBLISHED_CHOICES = (
 """The same over ways to choose one of GAS's candidates, and over critics with and without history."""
 
 
+def kept(folder: RunFolder, table: str) -> set[str]:
+    """The policies that have rows in a table of a run."""
+    return set(folder.read_table(table)["policy"]) if table in folder.tables else set()
+
+
+def keep(folder: RunFolder, table: str, rows: pl.DataFrame) -> None:
+    """Adds the rows of policies to a table of a run, in place of those that they had."""
+    if table in folder.tables:
+        others = folder.read_table(table).filter(~pl.col("policy").is_in(rows["policy"].unique().to_list()))
+        rows = pl.concat([others, rows], how="diagonal_relaxed")
+    folder.write_table(table, rows)
+
+
 def asked_frame(policy: str, targets: Sequence[float], scores: Sequence[float]) -> pl.DataFrame:
     """What each thing asked for brought on tuning markets.
 

@@ -18,7 +18,7 @@ from adarena.agents import reasoner
 from adarena.agents.offline import thoughts
 from adarena.agents.offline.data import make_data, spec_of
 from adarena.agents.reasoner_policy import MODES
-from adarena.experiments import explain, offline_reasoning
+from adarena.experiments import calibration_tables, explain, offline_reasoning, protocol
 from adarena.experiments.protocol import draw_cases
 from adarena.experiments.store import RunFolder
 
@@ -65,7 +65,13 @@ def test_only_other_bidders_are_trained_anew(changes: dict[str, float], expected
     assert list(offline_reasoning.trained_anew(own)) == expected
 
 
-def test_the_study_plays_every_control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_study_plays_every_control_and_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     env, params = adarena.envs.make("adarena/AutoBid-v0", traffic="synthetic", **SIZES)
     spec, reader = spec_of(env, params), thoughts.reader_of(env, params)
     data = make_data(made_up(spec, env.ticks), spec)
@@ -79,9 +85,9 @@ def test_the_study_plays_every_control(tmp_path: Path, monkeypatch: pytest.Monke
 
     asked: list[tuple[str, float, float]] = []
 
-    def learn(label: str, name: str, data: Any, config: Any) -> tuple[Any, None, None]:
+    def learn(label: str, name: str, data: Any, config: Any) -> tuple[Any, None]:
         asked.append((label, float(config.thoughts), float(config.graded)))
-        return policy_of(config), None, None
+        return policy_of(config), None
 
     monkeypatch.setattr(offline_reasoning, "configured", small)
     config = SimpleNamespace(seeds=SEEDS, market_seed=3, steps=lambda name: 1)
@@ -89,7 +95,15 @@ def test_the_study_plays_every_control(tmp_path: Path, monkeypatch: pytest.Monke
     setting = {"graded": 0.0}
     with RunFolder.create(tmp_path, explain.ExplainConfig("x"), "run") as folder:
         bench: Any = SimpleNamespace(config=config, folder=folder, env=env, params=params, cases=cases, learn=learn)
-        offline_reasoning.study(bench, policy_of(small("reasoner", env, params, 1, **setting)), setting, data)
+        mine = policy_of(small("reasoner", env, params, 1, **setting))
+        with monkeypatch.context() as stopping:
+            stopping.setattr(calibration_tables, "calibration", _killed)
+            with pytest.raises(KeyboardInterrupt):
+                offline_reasoning.study(bench, mine, setting, data)
+        asked.clear()
+        with monkeypatch.context() as resuming:  # controls that were played are not played again
+            resuming.setattr(protocol, "evaluate_learner", _killed)
+            offline_reasoning.study(bench, mine, setting, data)
     assert asked == [("trained_without_thoughts", 0.0, 0.0), ("trained_with_grading", 1.0, 1.0)]
     table = folder.read_table("controls")
     names = [*MODES, "trained without thoughts", "trained with grading"]
