@@ -54,7 +54,10 @@ def test_a_measured_table_comes_from_its_own_command() -> None:
     assert names == ["paper-gsp", "paper-first_price", "paper-vcg"]
 
 
-@pytest.mark.parametrize("name", ["autobid", "coldstart", "lifecycle", "offline", "ope"])
+@pytest.mark.parametrize(
+    "name",
+    ["autobid", "coldstart", "lifecycle", "offline", "offline_sparse", "offline_auctionnet", "offline_markets", "ope"],
+)
 def test_committed_figures_come_from_the_committed_tables(name: str) -> None:
     folder, drawn = COMMITTED / "results" / name, COMMITTED / "figures" / ("" if name == "autobid" else name)
     there = [figure for figure in make.figures_of(folder) if (folder / figure.TABLE).is_file()]
