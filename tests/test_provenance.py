@@ -56,7 +56,17 @@ def test_a_measured_table_comes_from_its_own_command() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["autobid", "coldstart", "lifecycle", "offline", "offline_sparse", "offline_auctionnet", "offline_markets", "ope"],
+    [
+        "autobid",
+        "coldstart",
+        "lifecycle",
+        "offline",
+        "offline_sparse",
+        "offline_auctionnet",
+        "offline_auctionnet_sparse",
+        "offline_markets",
+        "ope",
+    ],
 )
 def test_committed_figures_come_from_the_committed_tables(name: str) -> None:
     folder, drawn = COMMITTED / "results" / name, COMMITTED / "figures" / ("" if name == "autobid" else name)
